@@ -1,0 +1,170 @@
+//! What is said in a session.
+//!
+//! Both sides send [`Hello`] as their first frame, without waiting for the other's. Then the host
+//! sends [`Call`]s and the guest an [`Answer`] to each, in any order: [`Request::Wait`] answers when
+//! the process has ended, whatever else was asked meanwhile.
+
+use serde::{Deserialize, Serialize};
+
+use crate::spec::{Container, Process, TerminalSize};
+
+/// The first frame of a session, both ways.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    /// [`crate::VERSION`] of the speaker.
+    pub version: u32,
+    /// What speaks, for messages: `microvm-agent 0.1.0`.
+    pub name: String,
+    /// From the guest: nanoseconds since its kernel started (`CLOCK_BOOTTIME`) when the agent's first
+    /// instruction ran. `None` from the host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent_started_ns: Option<u64>,
+}
+
+/// Names a process: a container's own, or one that was added to it by `exec`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct ProcessId {
+    /// The container.
+    pub container: String,
+    /// The exec, unique in its container; `None` is the container's own first process.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exec: Option<String>,
+}
+
+/// One thing asked of the guest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Call {
+    /// Chosen by the host, unique in the session, given back in the [`Answer`].
+    pub id: u64,
+    /// What is asked.
+    pub request: Request,
+}
+
+/// What the host can ask.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "do", rename_all = "snake_case")]
+pub enum Request {
+    /// Sets a container up and forks its first process, held before `execve`. Answered by
+    /// [`Reply::Created`].
+    Create {
+        /// The container's name, unique in the VM.
+        container: String,
+        /// What it is.
+        spec: Box<Container>,
+    },
+    /// Lets a created container's first process go. Answered by [`Reply::Done`] once `execve` has
+    /// succeeded, by a [`Fault`] if it failed (the container is gone then).
+    Start {
+        /// The container.
+        container: String,
+    },
+    /// Adds a process to a running container and lets it go. Answered as [`Request::Start`] is, but
+    /// with [`Reply::Created`].
+    Exec {
+        /// Its name.
+        process: ProcessId,
+        /// What it is.
+        spec: Box<Process>,
+    },
+    /// Sends a signal. Answered by [`Reply::Done`].
+    Signal {
+        /// To whom.
+        process: ProcessId,
+        /// The signal's number on Linux x86_64.
+        signal: i32,
+        /// To every process of the container, not only to the one named.
+        #[serde(default)]
+        all: bool,
+    },
+    /// Tells a process's terminal its size. Answered by [`Reply::Done`].
+    Resize {
+        /// Whose terminal.
+        process: ProcessId,
+        /// The new size.
+        size: TerminalSize,
+    },
+    /// Waits for a process's end. Answered by [`Reply::Exited`] after everything it wrote was given
+    /// to its streams and they were closed; however often and however late it is asked.
+    Wait {
+        /// For whom.
+        process: ProcessId,
+    },
+    /// Ends every process, writes everything back and powers off. Answered by [`Reply::Done`] just
+    /// before.
+    PowerOff,
+}
+
+/// The guest's answer to the call of the same number.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Answer {
+    /// The call's.
+    pub id: u64,
+    /// How it went.
+    pub result: Result<Reply, Fault>,
+}
+
+/// What a call that went well gives back.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "got", rename_all = "snake_case")]
+pub enum Reply {
+    /// It was done, and there is nothing more to say.
+    Done,
+    /// A process exists.
+    Created {
+        /// Its number in the guest's first pid namespace.
+        pid: u32,
+    },
+    /// A process has ended.
+    Exited {
+        /// How.
+        status: ExitStatus,
+    },
+}
+
+/// How a process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ExitStatus {
+    /// By `exit`, with this code.
+    Code(u8),
+    /// By this signal.
+    Signal(u8),
+}
+
+impl ExitStatus {
+    /// The code a shell would show: the process's own, or 128 and the signal's number.
+    pub fn shell_code(self) -> u8 {
+        match self {
+            Self::Code(code) => code,
+            Self::Signal(signal) => signal.saturating_add(128),
+        }
+    }
+}
+
+/// Why a call did not go well.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}")]
+pub struct Fault {
+    /// What kind of trouble, for the host to act on.
+    pub kind: FaultKind,
+    /// The sentence for a person: small letters, the thing named, the errno in words.
+    pub message: String,
+}
+
+/// Kinds of trouble the host tells apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FaultKind {
+    /// The program to run is not there (shells say 127).
+    ProgramNotFound,
+    /// The program is there and cannot be run (shells say 126).
+    ProgramNotExecutable,
+    /// The container or process named does not exist, or is in the wrong state.
+    NoSuchProcess,
+    /// The container or process named exists already.
+    AlreadyExists,
+    /// The specification asks for something that is wrong or not supported.
+    InvalidSpec,
+    /// The guest's kernel refused.
+    System,
+}
