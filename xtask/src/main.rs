@@ -1,2 +1,77 @@
-//! (being built)
-fn main() {}
+//! The one door for developers: `cargo xtask …`.
+//!
+//! Each subcommand has a file of its own name. It builds with Debian's packages and cargo alone,
+//! names whatever it installs, and knows nothing of what the crates of this house contain.
+
+mod bench;
+mod build;
+mod cache;
+mod ci;
+mod demo;
+mod host;
+mod kernel;
+mod packages;
+mod paths;
+mod rootfs;
+mod run;
+mod step;
+mod test;
+mod tidy;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Builds, runs and tests microvm.
+#[derive(Parser)]
+#[command(name = "cargo xtask", disable_help_subcommand = true)]
+struct Xtask {
+    #[command(subcommand)]
+    wish: Wish,
+}
+
+#[derive(Subcommand)]
+enum Wish {
+    /// Build all that `microvm` needs into `target/microvm`
+    Build,
+    /// Run `microvm` with these arguments, where KVM is real or in the emulated host
+    Run {
+        /// What `microvm` is given
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
+    /// Run the unit tests, and the VM tests where KVM is real or in the emulated host
+    Test(test::Args),
+    /// Everything that must hold before a change is taken
+    Ci,
+    /// The rules of the house that no compiler knows
+    Tidy,
+    /// Stopwatches
+    #[command(subcommand)]
+    Bench(bench::Wish),
+    /// The emulated KVM host
+    #[command(subcommand)]
+    Host(host::Wish),
+    /// Build the guest kernel and print where it is
+    Kernel,
+}
+
+fn main() -> ExitCode {
+    let done = match Xtask::parse().wish {
+        Wish::Build => build::everything().map(|_| ExitCode::SUCCESS),
+        Wish::Run { args } => run::microvm(&args),
+        Wish::Test(args) => test::run(&args),
+        Wish::Ci => ci::run().map(|()| ExitCode::SUCCESS),
+        Wish::Tidy => tidy::run().map(|()| ExitCode::SUCCESS),
+        Wish::Bench(wish) => bench::run(&wish).map(|()| ExitCode::SUCCESS),
+        Wish::Host(wish) => host::run(&wish),
+        Wish::Kernel => kernel::build().map(|vmlinux| {
+            println!("{}", vmlinux.display());
+            ExitCode::SUCCESS
+        }),
+    };
+    done.unwrap_or_else(|error| {
+        eprintln!("xtask: {error:#}");
+        ExitCode::FAILURE
+    })
+}

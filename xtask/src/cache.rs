@@ -1,0 +1,113 @@
+//! Things that take minutes to build, kept outside the clone under the hash of what went in.
+//!
+//! An entry is a directory `<kind>-<key>`. It is built under another name and renamed when it is
+//! whole, so one that can be seen is complete, whenever the builder was killed. A lock per entry
+//! makes a second builder wait and then find it.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use rustix::fs::{FlockOperation, flock};
+use sha2::{Digest, Sha256};
+
+use crate::{paths, step};
+
+/// The hash of everything that decides what an entry holds.
+#[derive(Clone, Default)]
+pub(crate) struct Key(Sha256);
+
+impl Key {
+    /// A key of nothing yet.
+    pub(crate) fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a named part. Two keys are equal only if they have the same parts in the same order.
+    pub(crate) fn part(mut self, name: &str, content: impl AsRef<[u8]>) -> Self {
+        let content = content.as_ref();
+        for bytes in [name.as_bytes(), content] {
+            self.0.update((bytes.len() as u64).to_le_bytes());
+            self.0.update(bytes);
+        }
+        self
+    }
+
+    /// Adds a file by its content; its place does not matter.
+    pub(crate) fn file(self, name: &str, path: &Path) -> Result<Self> {
+        let content = fs::read(path).with_context(|| path.display().to_string())?;
+        Ok(self.part(name, content))
+    }
+
+    /// As a file name: 16 hexadecimal digits.
+    pub(crate) fn short(&self) -> String {
+        self.0.clone().finalize()[..8].iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+}
+
+/// The directory of `kind` and `key`, built by `build` in a directory that it is given when there
+/// is none yet.
+pub(crate) fn entry(
+    kind: &str,
+    key: &Key,
+    build: impl FnOnce(&Path) -> Result<()>,
+) -> Result<PathBuf> {
+    let cache = paths::cache()?;
+    fs::create_dir_all(&cache).with_context(|| cache.display().to_string())?;
+    let name = format!("{kind}-{}", key.short());
+    let whole = cache.join(&name);
+    if whole.is_dir() {
+        return Ok(whole);
+    }
+    let _lock = lock(&cache.join(format!(".{name}.lock")), &name)?;
+    if whole.is_dir() {
+        return Ok(whole);
+    }
+    let half = cache.join(format!(".{name}.half"));
+    remove_if_there(&half)?;
+    fs::create_dir(&half).with_context(|| half.display().to_string())?;
+    build(&half)?;
+    fs::rename(&half, &whole)
+        .with_context(|| format!("{} to {}", half.display(), whole.display()))?;
+    Ok(whole)
+}
+
+/// Holds the file `path` locked until the answer is dropped. Says `what` it waits for if it must.
+pub(crate) fn lock(path: &Path, what: &str) -> Result<File> {
+    let file = File::create(path).with_context(|| path.display().to_string())?;
+    if flock(file.as_fd(), FlockOperation::NonBlockingLockExclusive).is_err() {
+        step::say(&format!("{what}: waiting for another xtask that is at it"));
+        flock(file.as_fd(), FlockOperation::LockExclusive)
+            .with_context(|| path.display().to_string())?;
+    }
+    Ok(file)
+}
+
+fn remove_if_there(directory: &Path) -> Result<()> {
+    match fs::remove_dir_all(directory) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(error).with_context(|| directory.display().to_string())
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_that_join_to_the_same_bytes_make_different_keys() {
+        let one = Key::new().part("a", "bc");
+        let two = Key::new().part("ab", "c");
+        assert_ne!(one.short(), two.short());
+    }
+
+    #[test]
+    fn the_same_parts_make_the_same_key() {
+        let key = || Key::new().part("packages", "runc crun").part("format", "1");
+        assert_eq!(key().short(), key().short());
+    }
+}
