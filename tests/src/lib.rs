@@ -1,0 +1,41 @@
+//! Whole-house tests: what a story needs to be told.
+//!
+//! A story drives the built `microvm` file as a person would and knows nothing of its inside. Each has
+//! a [`House`] of its own (state directory, environment) and shares one image store, and when it is
+//! over the house checks that nothing was left behind.
+//!
+//! Two things come from outside: `MICROVM`, the file under test, and `MICROVM_DEMO`, the demo image's
+//! archive. Without the first, or where that file finds no usable KVM, no story can run, and the
+//! runner counts each as ignored.
+
+mod guest;
+mod house;
+mod terminal;
+
+pub use guest::{initramfs_of_this_program, kernel_of_instructions};
+pub use house::{House, Outcome, Running, clear_store};
+pub use terminal::Terminal;
+
+use std::env;
+use std::path::PathBuf;
+use std::process::Command;
+
+/// The `microvm` file under test, from `MICROVM`.
+pub fn program() -> Option<PathBuf> {
+    env::var_os("MICROVM").map(PathBuf::from)
+}
+
+/// Why no story can run here, in a sentence, or `None` if they can.
+pub fn cannot_run() -> Option<String> {
+    let Some(program) = program() else {
+        return Some("MICROVM does not name the file under test".to_owned());
+    };
+    match Command::new(&program).arg("doctor").output() {
+        Ok(output) if output.status.success() => None,
+        Ok(output) => Some(format!(
+            "`microvm doctor` finds no usable KVM here:\n{}",
+            String::from_utf8_lossy(&output.stdout)
+        )),
+        Err(error) => Some(format!("{}: {error}", program.display())),
+    }
+}

@@ -1,0 +1,69 @@
+//! The stories, told one after the other.
+//!
+//! The same file is the guest half of those that need one: started as process 1 it plays the part
+//! that `/story` names.
+
+mod bad_input;
+mod containers;
+mod crashes;
+mod endings;
+mod hostile_guest;
+mod stdio;
+mod terminals;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::ExitCode;
+
+use libtest_mimic::{Arguments, Failed, Trial};
+
+/// A story: its name says what a user would lose, the function tells it.
+type Story = (&'static str, fn());
+
+/// Makes a list of [`Story`] from functions, which so cannot be forgotten one by one.
+macro_rules! stories {
+    ($($name:ident),* $(,)?) => {
+        /// The stories of this file.
+        pub(crate) const STORIES: &[crate::Story] = &[$((stringify!($name), $name)),*];
+    };
+}
+use stories;
+
+const CHAPTERS: &[(&str, &[Story])] = &[
+    ("stdio", stdio::STORIES),
+    ("endings", endings::STORIES),
+    ("containers", containers::STORIES),
+    ("terminals", terminals::STORIES),
+    ("bad_input", bad_input::STORIES),
+    ("crashes", crashes::STORIES),
+    ("hostile_guest", hostile_guest::STORIES),
+];
+
+fn main() -> ExitCode {
+    if std::process::id() == 1 {
+        crashes::guest_half();
+    }
+    let mut arguments = Arguments::from_args();
+    // Stories look at the whole machine for what was left behind: one at a time.
+    arguments.test_threads = Some(1);
+    let hindrance = tests::cannot_run();
+    if let Some(reason) = &hindrance {
+        eprintln!("no story can be told here: {reason}");
+    }
+    let stories = CHAPTERS.iter().flat_map(|&(chapter, stories)| {
+        stories.iter().map(move |&(name, tell)| (format!("{chapter}::{name}"), tell))
+    });
+    let trials = stories.map(|(name, tell)| {
+        Trial::test(name, move || told(tell)).with_ignored_flag(hindrance.is_some())
+    });
+    let conclusion = libtest_mimic::run(&arguments, trials.collect());
+    tests::clear_store();
+    conclusion.exit_code()
+}
+
+/// Turns a panic into the runner's failure; the panic's own message stands on standard error.
+fn told(tell: fn()) -> Result<(), Failed> {
+    catch_unwind(AssertUnwindSafe(tell)).map_err(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        text.or(panic.downcast_ref::<&str>().copied()).unwrap_or("panicked").into()
+    })
+}
