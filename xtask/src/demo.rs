@@ -1,10 +1,296 @@
-//! The demo image: Debian's `busybox-static` as a `docker save` archive.
+//! The demo image: Debian's static busybox under all of its names, and the few files a person expects.
+//!
+//! One list of entries is written down twice: as an OCI archive, which `microvm load`, skopeo and
+//! podman read, and as a directory, which is the root of a runc or crun bundle. The same busybox
+//! gives the same bytes, whoever builds them and when.
 
-use std::path::PathBuf;
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result};
+use flate2::{Compression, GzBuilder};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 
-/// Builds the archive, or finds it in the cache, and says where it is.
+use crate::cache::Key;
+use crate::{packages, paths, step};
+
+/// What `podman load` and `microvm load` call it.
+const TAG: &str = "demo:latest";
+
+/// Where the package puts its program; the image has it at the same place.
+const BUSYBOX: &str = "/bin/busybox";
+
+/// The directory's name among the outputs.
+const ROOTFS: &str = "demo-rootfs";
+
+const DIRECTORIES: &[(&str, u32)] = &[
+    ("bin", 0o755),
+    ("dev", 0o755),
+    ("etc", 0o755),
+    ("home", 0o755),
+    ("home/demo", 0o755),
+    ("mnt", 0o755),
+    ("proc", 0o555),
+    ("root", 0o700),
+    ("run", 0o755),
+    ("sbin", 0o755),
+    ("sys", 0o555),
+    ("tmp", 0o1777),
+    ("usr", 0o755),
+    ("usr/bin", 0o755),
+    ("usr/sbin", 0o755),
+    ("var", 0o755),
+    ("var/tmp", 0o1777),
+];
+
+const FILES: &[(&str, &str)] = &[
+    (
+        "etc/passwd",
+        "root:x:0:0:root:/root:/bin/sh\n\
+         demo:x:1000:1000:demo:/home/demo:/bin/sh\n\
+         nobody:x:65534:65534:nobody:/:/bin/false\n",
+    ),
+    ("etc/group", "root:x:0:\ntty:x:5:\ndemo:x:1000:\nstaff:x:1001:demo\nnogroup:x:65534:\n"),
+];
+
+/// Writes `demo.tar` and the directory [`ROOTFS`] among the outputs, unless they stand there already
+/// and are made of the busybox that is installed now. Gives back where the archive is.
 pub(crate) fn build() -> Result<PathBuf> {
-    bail!("the demo image has no build yet")
+    packages::install(&["busybox-static"])?;
+    let out = paths::outputs();
+    let (archive, root) = (out.join("demo.tar"), out.join(ROOTFS));
+    let busybox = fs::read(BUSYBOX).context(BUSYBOX)?;
+    let recipe =
+        Key::new().part("busybox", &busybox).part("recipe", include_str!("demo.rs")).short();
+    let made_of = out.join(".demo-made-of");
+    let stands = archive.is_file() && root.is_dir();
+    if stands && fs::read_to_string(&made_of).is_ok_and(|text| text == recipe) {
+        return Ok(archive);
+    }
+
+    step::say("making the demo image");
+    let image = Image::new(busybox, &applets()?);
+    fs::create_dir_all(&out).with_context(|| out.display().to_string())?;
+    // Without the stamp, whatever an interrupted build leaves is built again.
+    if made_of.exists() {
+        fs::remove_file(&made_of)?;
+    }
+    fs::write(&archive, image.archive()?)?;
+    if root.exists() {
+        fs::remove_dir_all(&root)?;
+    }
+    image.unpack(&root)?;
+    fs::write(&made_of, recipe)?;
+    Ok(archive)
+}
+
+/// The names busybox answers to, as paths without a leading slash.
+fn applets() -> Result<Vec<String>> {
+    let list = step::read("names of busybox", Command::new(BUSYBOX).arg("--list-full"))?;
+    Ok(list.lines().map(str::to_owned).collect())
+}
+
+/// What stands at a path of the image. All of it belongs to root.
+#[derive(Debug, PartialEq, Eq)]
+enum Node {
+    Directory { mode: u32 },
+    File { mode: u32, bytes: Vec<u8> },
+    Symlink { target: String },
+}
+
+/// Paths without a leading slash; their order puts a directory before what is in it.
+struct Image(BTreeMap<String, Node>);
+
+impl Image {
+    fn new(busybox: Vec<u8>, applets: &[String]) -> Self {
+        let directories =
+            DIRECTORIES.iter().map(|&(path, mode)| (path.to_owned(), Node::Directory { mode }));
+        let links = applets.iter().map(|path| {
+            let up = "../".repeat(path.matches('/').count());
+            (path.clone(), Node::Symlink { target: format!("{up}bin/busybox") })
+        });
+        let files = FILES.iter().map(|&(path, text)| {
+            (path.to_owned(), Node::File { mode: 0o644, bytes: text.as_bytes().to_vec() })
+        });
+        // Last, because busybox lists a name of its own too, which must not become a link to itself.
+        let program = (BUSYBOX[1..].to_owned(), Node::File { mode: 0o755, bytes: busybox });
+        Self(directories.chain(links).chain(files).chain([program]).collect())
+    }
+
+    /// The root as one layer.
+    fn layer(&self) -> Result<Vec<u8>> {
+        let mut tar = tar::Builder::new(Vec::new());
+        for (path, node) in &self.0 {
+            match node {
+                Node::Directory { mode } => {
+                    let mut header = header(tar::EntryType::Directory, *mode, 0);
+                    tar.append_data(&mut header, format!("{path}/"), [].as_slice())?;
+                }
+                Node::File { mode, bytes } => {
+                    let mut header = header(tar::EntryType::Regular, *mode, bytes.len());
+                    tar.append_data(&mut header, path, bytes.as_slice())?;
+                }
+                Node::Symlink { target } => {
+                    let mut header = header(tar::EntryType::Symlink, 0o777, 0);
+                    tar.append_link(&mut header, path, target)?;
+                }
+            }
+        }
+        Ok(tar.into_inner()?)
+    }
+
+    /// The image as an OCI archive: an image layout (image-spec, `image-layout.md`) in a tar.
+    fn archive(&self) -> Result<Vec<u8>> {
+        let layer = self.layer()?;
+        let mut gzip = GzBuilder::new().write(Vec::new(), Compression::best());
+        gzip.write_all(&layer)?;
+        let packed = gzip.finish()?;
+        let config = serde_json::to_vec(&json!({
+            "architecture": "amd64",
+            "os": "linux",
+            "created": "1970-01-01T00:00:00Z",
+            "config": {
+                "Cmd": ["sh"],
+                "Env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"],
+                "WorkingDir": "/",
+            },
+            "rootfs": { "type": "layers", "diff_ids": [digest(&layer)] },
+            "history": [{ "created": "1970-01-01T00:00:00Z", "created_by": "busybox-static" }],
+        }))?;
+        let manifest = serde_json::to_vec(&json!({
+            "schemaVersion": 2,
+            "mediaType": "application/vnd.oci.image.manifest.v1+json",
+            "config": descriptor("application/vnd.oci.image.config.v1+json", &config),
+            "layers": [descriptor("application/vnd.oci.image.layer.v1.tar+gzip", &packed)],
+        }))?;
+        let mut entry = descriptor("application/vnd.oci.image.manifest.v1+json", &manifest);
+        entry["platform"] = json!({ "architecture": "amd64", "os": "linux" });
+        entry["annotations"] = json!({ "org.opencontainers.image.ref.name": TAG });
+        let index = serde_json::to_vec(&json!({
+            "schemaVersion": 2,
+            "mediaType": "application/vnd.oci.image.index.v1+json",
+            "manifests": [entry],
+        }))?;
+
+        let mut tar = tar::Builder::new(Vec::new());
+        let mut add = |path: &str, bytes: &[u8]| {
+            let mut header = header(tar::EntryType::Regular, 0o644, bytes.len());
+            tar.append_data(&mut header, path, bytes)
+        };
+        add("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#)?;
+        add("index.json", &index)?;
+        for blob in [&manifest, &config, &packed] {
+            add(&format!("blobs/sha256/{}", sha256_hex(blob)), blob)?;
+        }
+        Ok(tar.into_inner()?)
+    }
+
+    /// The image as the directory `root`, which must not exist.
+    fn unpack(&self, root: &Path) -> Result<()> {
+        let set_mode =
+            |path: &Path, mode| fs::set_permissions(path, PermissionsExt::from_mode(mode));
+        fs::create_dir(root).with_context(|| root.display().to_string())?;
+        set_mode(root, 0o755)?;
+        for (path, node) in &self.0 {
+            let path = root.join(path);
+            match node {
+                Node::Directory { .. } => fs::create_dir(&path),
+                Node::File { mode, bytes } => {
+                    fs::write(&path, bytes).and_then(|()| set_mode(&path, *mode))
+                }
+                Node::Symlink { target } => symlink(target, &path),
+            }
+            .with_context(|| path.display().to_string())?;
+        }
+        // Once they are filled: a directory may deny writing.
+        for (path, node) in &self.0 {
+            if let Node::Directory { mode } = node {
+                set_mode(&root.join(path), *mode)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn header(kind: tar::EntryType, mode: u32, bytes: usize) -> tar::Header {
+    let mut header = tar::Header::new_ustar();
+    header.set_entry_type(kind);
+    header.set_mode(mode);
+    header.set_size(bytes as u64);
+    header.set_mtime(0);
+    header.set_uid(0);
+    header.set_gid(0);
+    header
+}
+
+fn descriptor(media_type: &str, blob: &[u8]) -> Value {
+    json!({ "mediaType": media_type, "digest": digest(blob), "size": blob.len() })
+}
+
+fn digest(bytes: &[u8]) -> String {
+    format!("sha256:{}", sha256_hex(bytes))
+}
+
+fn sha256_hex(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn small() -> Image {
+        let applets = ["bin/busybox", "bin/sh", "usr/bin/env"].map(str::to_owned);
+        Image::new(b"\x7fELF".to_vec(), &applets)
+    }
+
+    #[test]
+    fn every_name_leads_to_the_one_program() {
+        let Image(nodes) = small();
+        assert_eq!(nodes["bin/sh"], Node::Symlink { target: "../bin/busybox".into() });
+        assert_eq!(nodes["usr/bin/env"], Node::Symlink { target: "../../bin/busybox".into() });
+        assert!(matches!(nodes["bin/busybox"], Node::File { mode: 0o755, .. }));
+    }
+
+    #[test]
+    fn the_archive_says_the_truth_about_its_blobs() {
+        let archive = small().archive().unwrap();
+        assert_eq!(archive, small().archive().unwrap(), "the same twice");
+        let mut blobs = 0;
+        for entry in tar::Archive::new(archive.as_slice()).entries().unwrap() {
+            let mut entry = entry.unwrap();
+            let path = entry.path().unwrap().display().to_string();
+            let mut bytes = Vec::new();
+            std::io::Read::read_to_end(&mut entry, &mut bytes).unwrap();
+            if let Some(name) = path.strip_prefix("blobs/sha256/") {
+                assert_eq!(name, sha256_hex(&bytes));
+                blobs += 1;
+            }
+        }
+        assert_eq!(blobs, 3);
+    }
+
+    #[test]
+    fn the_directory_holds_what_the_layer_holds() {
+        let scratch = tempfile::tempdir().unwrap();
+        let root = scratch.path().join("root");
+        small().unpack(&root).unwrap();
+        assert_eq!(fs::read_link(root.join("bin/sh")).unwrap(), Path::new("../bin/busybox"));
+        assert_eq!(fs::read(root.join("usr/bin/env")).unwrap(), b"\x7fELF");
+        assert_eq!(fs::metadata(root.join("tmp")).unwrap().permissions().mode() & 0o7777, 0o1777);
+
+        let layer = small().layer().unwrap();
+        for entry in tar::Archive::new(layer.as_slice()).entries().unwrap() {
+            let entry = entry.unwrap();
+            let path = root.join(entry.path().unwrap());
+            let kind = fs::symlink_metadata(&path).unwrap().file_type();
+            assert_eq!(kind.is_dir(), entry.header().entry_type().is_dir(), "{}", path.display());
+            assert_eq!(kind.is_symlink(), entry.header().entry_type().is_symlink());
+        }
+    }
 }
