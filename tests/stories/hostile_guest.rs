@@ -34,7 +34,7 @@ struct Rings {
 }
 
 fn a_descriptor_outside_of_memory() {
-    for address in [1 << 40, u64::MAX - 100, 0xd000_0000] {
+    for address in [1 << 40, u64::MAX - 100, 0xc000_0000] {
         tell_the_lie(&RINGS, [[address, 4096 | WRITE], [0, 0]], 1);
     }
 }
@@ -97,13 +97,12 @@ fn lying_kernel() -> Vec<u8> {
 // Behind the last instruction stand the eight words that `tell_the_lie` appends.
 //
 // The virtio-mmio registers are those of virtio 1.2, 4.2.2; the devices stand one page each from
-// 0xd0000000 on. In long mode with the VMM's page tables, which need not map device addresses: the
+// 0xc0000000 on. In long mode with the VMM's page tables, which need not map device addresses: the
 // fourth gigabyte is mapped here with one entry.
 global_asm!(
     ".pushsection .rodata",
     ".global lying_kernel_begin, lying_kernel_end",
     "lying_kernel_begin:",
-    "    mov rsp, 0x90000",
     "    mov rax, cr3",
     "    and rax, -4096",
     "    mov rax, [rax]", // the first PML4 entry: the page directory pointers
@@ -112,7 +111,7 @@ global_asm!(
     "    mov [rax + 24], rcx",
     "    mov rax, cr3",
     "    mov cr3, rax",
-    "    mov ebx, 0xd0000000",
+    "    mov ebx, 0xc0000000",
     "2:  cmp dword ptr [rbx], 0x74726976", // "virt"
     "    jne 9f",
     "    cmp dword ptr [rbx + 8], 4", // the entropy device
