@@ -74,6 +74,11 @@ pub(crate) fn entry(
     Ok(whole)
 }
 
+/// Whether [`entry`] would find the directory and build nothing.
+pub(crate) fn holds(kind: &str, key: &Key) -> Result<bool> {
+    Ok(paths::cache()?.join(format!("{kind}-{}", key.short())).is_dir())
+}
+
 /// Holds the file `path` locked until the answer is dropped. Says `what` it waits for if it must.
 pub(crate) fn lock(path: &Path, what: &str) -> Result<File> {
     let file = File::create(path).with_context(|| path.display().to_string())?;

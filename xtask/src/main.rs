@@ -65,10 +65,7 @@ fn main() -> ExitCode {
         Wish::Tidy => tidy::run().map(|()| ExitCode::SUCCESS),
         Wish::Bench(wish) => bench::run(&wish).map(|()| ExitCode::SUCCESS),
         Wish::Host(wish) => host::run(&wish),
-        Wish::Kernel => kernel::build().map(|vmlinux| {
-            println!("{}", vmlinux.display());
-            ExitCode::SUCCESS
-        }),
+        Wish::Kernel => kernel::print().map(|()| ExitCode::SUCCESS),
     };
     done.unwrap_or_else(|error| {
         eprintln!("xtask: {error:#}");

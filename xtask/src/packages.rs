@@ -19,15 +19,20 @@ pub(crate) fn install(names: &[&str]) -> Result<()> {
     if !rustix::process::geteuid().is_root() {
         bail!("only root can install the Debian packages that are missing: {list}");
     }
-    // A new machine's lists are empty, and an old one's name versions that mirrors have dropped.
-    static LISTS: Once = Once::new();
-    let mut fresh = Ok(());
-    LISTS.call_once(|| fresh = step::quiet("refreshing the package lists", apt().arg("update")));
-    fresh?;
+    refresh()?;
     step::quiet(
         &format!("installing Debian packages: {list}"),
         apt().args(["install", "-y", "--no-install-recommends"]).args(&missing),
     )
+}
+
+/// Refreshes the package lists, once in a run of this program: a new machine's are empty, and an old
+/// one's name versions that mirrors have dropped.
+pub(crate) fn refresh() -> Result<()> {
+    static LISTS: Once = Once::new();
+    let mut fresh = Ok(());
+    LISTS.call_once(|| fresh = step::quiet("refreshing the package lists", apt().arg("update")));
+    fresh
 }
 
 fn missing<'a>(names: &[&'a str]) -> Result<Vec<&'a str>> {
