@@ -52,7 +52,8 @@ fn add_target() -> Result<()> {
     )
 }
 
-fn binary(package: &str, name: &str, profile: &str) -> Result<PathBuf> {
+/// Builds one static binary and says where cargo put it.
+pub(crate) fn binary(package: &str, name: &str, profile: &str) -> Result<PathBuf> {
     let mut cargo = step::cargo();
     cargo.args(["build", "--target", TRIPLE, "--package", package, "--bin", name]);
     cargo.args(["--profile", profile]);
@@ -61,7 +62,7 @@ fn binary(package: &str, name: &str, profile: &str) -> Result<PathBuf> {
 }
 
 /// Makes `to` the same as `from` unless it is. A reader sees the old file or the new one.
-fn place(from: &Path, to: PathBuf) -> Result<PathBuf> {
+pub(crate) fn place(from: &Path, to: PathBuf) -> Result<PathBuf> {
     let same = |from: &fs::Metadata, to: &fs::Metadata| {
         from.len() == to.len() && from.modified().ok() == to.modified().ok()
     };

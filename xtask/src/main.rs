@@ -63,7 +63,7 @@ fn main() -> ExitCode {
         Wish::Test(args) => test::run(&args),
         Wish::Ci => ci::run().map(|()| ExitCode::SUCCESS),
         Wish::Tidy => tidy::run().map(|()| ExitCode::SUCCESS),
-        Wish::Bench(wish) => bench::run(&wish).map(|()| ExitCode::SUCCESS),
+        Wish::Bench(wish) => bench::run(&wish),
         Wish::Host(wish) => host::run(&wish),
         Wish::Kernel => kernel::print().map(|()| ExitCode::SUCCESS),
     };
