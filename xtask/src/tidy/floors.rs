@@ -6,12 +6,12 @@ use super::{File, Finding, Tree};
 /// The modules of `vmm/src`, from the ground up. Each uses its own floor and those below it.
 const FLOORS: &[&[&str]] = &[
     &["kvm", "memory", "spec", "sync"],
-    &["bus", "event_loop", "irq"],
+    &["bus", "ending", "event_loop", "irq"],
     &["arch", "boot", "virtio"],
     &["devices"],
     &["vcpu"],
     &["machine", "snapshot"],
-    &["control", "jail"],
+    &["control", "inherit", "jail", "launch"],
 ];
 
 /// Words of the rooms above. `image` is none of them: a disk has one, whoever made it.

@@ -90,7 +90,9 @@ pub(super) fn no_package_hosts(tree: &Tree) -> Vec<Finding> {
             for (at, scheme) in line.match_indices("://") {
                 let host = line[at + scheme.len()..].split(['/', ':', ' ']).next().unwrap_or("");
                 let first = host.split('.').next().unwrap_or("");
-                if host.contains('.') && PACKAGE_HOSTS.contains(&first) {
+                // Names in `.example` belong to nobody (RFC 2606).
+                let real = host.contains('.') && !host.ends_with(".example");
+                if real && PACKAGE_HOSTS.contains(&first) {
                     findings.push(file.finding(number, format!("{host} is a host of packages")));
                 }
             }
