@@ -47,6 +47,15 @@ pub(crate) fn read(what: &str, command: &mut Command) -> Result<String> {
     String::from_utf8(output.stdout).with_context(|| format!("{what}: {}", name(command)))
 }
 
+/// Shows the end of what a program printed.
+pub(crate) fn show_last_lines(output: &[u8]) {
+    let text = String::from_utf8_lossy(output);
+    let lines: Vec<_> = text.lines().collect();
+    for line in &lines[lines.len().saturating_sub(LAST_LINES)..] {
+        eprintln!("    {line}");
+    }
+}
+
 /// The cargo that built this program, at the root of the checkout, building into its `target`.
 pub(crate) fn cargo() -> Command {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
@@ -59,13 +68,8 @@ fn capture(what: &str, command: &mut Command) -> Result<Output> {
     let output =
         command.stdin(Stdio::null()).output().with_context(|| format!("{what}: {program}"))?;
     if !output.status.success() {
-        for stream in [&output.stdout, &output.stderr] {
-            let text = String::from_utf8_lossy(stream);
-            let lines: Vec<_> = text.lines().collect();
-            for line in &lines[lines.len().saturating_sub(LAST_LINES)..] {
-                eprintln!("    {line}");
-            }
-        }
+        show_last_lines(&output.stdout);
+        show_last_lines(&output.stderr);
         bail!("{what}: {program}: {}", output.status);
     }
     Ok(output)

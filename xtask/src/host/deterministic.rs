@@ -1,0 +1,128 @@
+//! A machine whose clock counts instructions: a stopwatch that does not see the neighbours.
+//!
+//! Its time goes on by a nanosecond for an instruction and stands still for all else, so two runs of
+//! the same command print the same figures. Nothing in it waits for this machine: what the command
+//! needs is copied to a disk beforehand, and its output leaves through serial ports, which QEMU
+//! serves at once.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::UnixStream;
+use std::panic::resume_unwind;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::thread;
+
+use anyhow::{Context, Result, bail};
+use rustix::io::{FdFlags, fcntl_setfd};
+
+use super::machine::{self, Clock};
+use super::{image, ssh};
+use crate::{cache, packages, paths, step};
+
+const RAM: &str = "3G";
+
+/// Sparse, so that its size costs nothing.
+const DISK_BYTES: u64 = 4 << 30;
+
+/// Runs `words` in a fresh machine and prints what they print: on `stdout`, and on this process's
+/// standard error. In there the content of `directory` is at the same path as here, read-only and
+/// first in `PATH`; standard input is empty. The answer is the command's exit code.
+pub(crate) fn run<W: AsRef<OsStr>>(
+    directory: &Path,
+    words: &[W],
+    stdout: &mut (impl Write + Send),
+) -> Result<u8> {
+    packages::install(&["e2fsprogs"])?;
+    let image = image::image()?;
+    let scratch = paths::cache()?.join("hosts");
+    fs::create_dir_all(&scratch).with_context(|| scratch.display().to_string())?;
+    let name = |kind: &str| scratch.join(format!("deterministic.{kind}"));
+    // One at a time: what a killed one left behind is then in the way of nobody.
+    let _lock = cache::lock(&name("lock"), "deterministic host")?;
+    make_disk(directory, &name("ext4"))?;
+    write_script(directory, words, &name("sh"))?;
+
+    let mut qemu = machine::machine(&image, Clock::Instructions, "serve=main")?;
+    qemu.args(["-machine", "q35", "-m", RAM]);
+    machine::disk(&mut qemu, "files", &name("ext4"));
+    machine::disk(&mut qemu, "main", &name("sh"));
+    qemu.arg("-serial").arg(format!("file:{}", name("log").display()));
+    let out = Port::add(&mut qemu, "out")?;
+    let err = Port::add(&mut qemu, "err")?;
+    let code = Port::add(&mut qemu, "code")?;
+    let mut qemu = qemu.stdin(Stdio::null()).spawn().context("starting QEMU")?;
+    let (mut out, mut err, mut code) = (out.ours(), err.ours(), code.ours());
+
+    let mut answer = String::new();
+    thread::scope(|scope| -> io::Result<()> {
+        let out = scope.spawn(move || io::copy(&mut out, stdout));
+        let err = scope.spawn(move || io::copy(&mut err, &mut io::stderr()));
+        code.read_to_string(&mut answer)?;
+        for copy in [out, err] {
+            copy.join().unwrap_or_else(|panic| resume_unwind(panic))?;
+        }
+        Ok(())
+    })
+    .context("the deterministic host's output")?;
+    let status = qemu.wait().context("waiting for QEMU")?;
+    match answer.trim_end().parse::<u8>() {
+        Ok(code) => Ok(code),
+        Err(_) => {
+            step::show_last_lines(&fs::read(name("log")).unwrap_or_default());
+            bail!("the deterministic host ended before the command did, QEMU: {status}")
+        }
+    }
+}
+
+/// A serial port of the machine, with its other end here.
+struct Port {
+    ours: UnixStream,
+    _theirs: UnixStream,
+}
+
+impl Port {
+    fn add(qemu: &mut Command, name: &str) -> Result<Self> {
+        let (ours, theirs) = UnixStream::pair()?;
+        // QEMU inherits it; see [`Port::ours`].
+        fcntl_setfd(&theirs, FdFlags::empty())?;
+        qemu.args(["-chardev", &format!("socket,id={name},fd={}", theirs.as_raw_fd())]);
+        qemu.args(["-serial", &format!("chardev:{name}")]);
+        Ok(Self { ours, _theirs: theirs })
+    }
+
+    /// Our end, once QEMU was started. It ends when QEMU does, since nobody else has the other.
+    fn ours(self) -> UnixStream {
+        self.ours
+    }
+}
+
+/// A file system with the content of `directory`.
+fn make_disk(directory: &Path, disk: &Path) -> Result<()> {
+    File::create(disk)
+        .and_then(|file| file.set_len(DISK_BYTES))
+        .with_context(|| disk.display().to_string())?;
+    step::quiet(
+        "deterministic host: copying files",
+        Command::new("mke2fs")
+            .args(["-q", "-t", "ext4", "-O", "^has_journal", "-d"])
+            .args([directory, disk]),
+    )
+}
+
+/// A disk that is a script: a shell reads it as it would a file.
+fn write_script<W: AsRef<OsStr>>(directory: &Path, words: &[W], disk: &Path) -> Result<()> {
+    let directory = ssh::quoted(directory.as_os_str());
+    let mut script = OsString::from("mkdir -p ");
+    script.push(&directory);
+    script.push(" && mount -o ro /dev/nvme1n1 ");
+    script.push(&directory);
+    script.push(" && ");
+    script.push(ssh::script(paths::checkout(), words));
+    let mut bytes = script.as_bytes().to_vec();
+    bytes.resize(bytes.len().next_multiple_of(512), b'\n');
+    fs::write(disk, bytes).with_context(|| disk.display().to_string())
+}

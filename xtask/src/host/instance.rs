@@ -1,0 +1,273 @@
+//! The one emulated host of this checkout: started, found again and ended.
+//!
+//! It is a directory in the cache. QEMU holds a record lock on `pid` as long as it lives, and the
+//! kernel tells who holds one: that, and no remembered number, says whether the host is up. Its
+//! companions (the file server and the ssh connection) end when it ends.
+
+use std::fs::{self, File};
+use std::io::{self, BufRead, BufReader};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{FlockOperation, fcntl_lock, flock};
+use rustix::io::{FdFlags, fcntl_setfd};
+use rustix::process::{Flock, FlockType, Pid, Signal, fcntl_getlk, kill_process};
+use serde::{Deserialize, Serialize};
+
+use super::image::{self, Image};
+use super::machine::{self, Clock, escaped};
+use super::{qmp, ssh};
+use crate::cache::{self, Key};
+use crate::{paths, step};
+
+/// QEMU takes from this machine what is used of it.
+const RAM: &str = "6G";
+
+/// A machine that is not ready by then hangs: a busy one takes 20.
+const READY_SECONDS: i64 = 300;
+
+/// The place of this checkout's host, whether it is up or not.
+pub(crate) struct Instance {
+    directory: PathBuf,
+}
+
+/// A host that is up.
+pub(crate) struct Up {
+    directory: PathBuf,
+    /// QEMU's process.
+    pub(crate) pid: Pid,
+    facts: Facts,
+}
+
+/// What cannot be seen from outside, written once the host is ready.
+#[derive(Serialize, Deserialize)]
+struct Facts {
+    /// On loopback, where its sshd answers.
+    ssh_port: u16,
+    /// Device and inode of the directory it shares: a `target` that was removed and made anew is
+    /// another one.
+    shared: (u64, u64),
+    /// Of the image it booted from.
+    disk: PathBuf,
+}
+
+impl Instance {
+    /// The instance of this checkout.
+    pub(crate) fn of_checkout() -> Result<Self> {
+        let checkout = paths::checkout();
+        let key = Key::new().part("checkout", checkout.as_os_str().as_encoded_bytes());
+        let directory = paths::cache()?.join("hosts").join(key.short());
+        fs::create_dir_all(&directory).with_context(|| directory.display().to_string())?;
+        Ok(Self { directory })
+    }
+
+    /// The host if it is up and ready.
+    pub(crate) fn find(&self) -> Result<Option<Up>> {
+        let Some(pid) = self.qemu()? else { return Ok(None) };
+        let path = self.directory.join("facts.json");
+        // It is written last and removed first: without it the host is on its way up or down.
+        let Ok(facts) = fs::read(&path) else { return Ok(None) };
+        let facts = serde_json::from_slice(&facts).with_context(|| path.display().to_string())?;
+        Ok(Some(Up { directory: self.directory.clone(), pid, facts }))
+    }
+
+    /// The host, started if it is not up, or if it is of another image or shares a directory that
+    /// is gone.
+    pub(crate) fn up(&self) -> Result<Up> {
+        fs::create_dir_all(paths::target())?;
+        let image = image::image()?;
+        let shared = shared()?;
+        let _lock = self.lock()?;
+        if let Some(up) = self.find()? {
+            if up.facts.shared == shared && up.facts.disk == image.disk {
+                return Ok(up);
+            }
+            step::say("emulated host: it is out of date, starting another");
+        }
+        self.end()?;
+        self.start(&image, shared)
+    }
+
+    /// Ends the host if it is up, and everything that was written in it is gone. Says whether
+    /// there was one.
+    pub(crate) fn down(&self) -> Result<bool> {
+        let _lock = self.lock()?;
+        self.end()
+    }
+
+    fn lock(&self) -> Result<File> {
+        cache::lock(&self.directory.join("lock"), "emulated host")
+    }
+
+    /// The process that holds the lock on `pid`.
+    fn qemu(&self) -> Result<Option<Pid>> {
+        let path = self.directory.join("pid");
+        let Ok(file) = File::open(&path) else { return Ok(None) };
+        let whole = Flock::from(FlockType::WriteLock);
+        let holder = fcntl_getlk(&file, &whole).with_context(|| path.display().to_string())?;
+        Ok(holder.and_then(|lock| lock.pid))
+    }
+
+    /// Ends what is there, however far it came, and returns when it is gone.
+    fn end(&self) -> Result<bool> {
+        let pid_file = self.directory.join("pid");
+        let connection = UnixStream::connect(self.directory.join("ssh.sock"));
+        let qemu = self.qemu()?;
+        if let Some(pid) = qemu {
+            kill_process(pid, Signal::KILL).with_context(|| format!("ending QEMU, {pid:?}"))?;
+            wait_for(|| Ok(fcntl_lock(File::open(&pid_file)?, FlockOperation::LockShared)?))
+                .with_context(|| pid_file.display().to_string())?;
+        }
+        // The others end by themselves when QEMU has gone.
+        if let Ok(mut connection) = connection {
+            let _ = io::copy(&mut connection, &mut io::sink());
+        }
+        let files = self.directory.join("files");
+        wait_for(|| Ok(flock(File::open(&files)?, FlockOperation::LockShared)?))
+            .with_context(|| files.display().to_string())?;
+        Ok(qemu.is_some())
+    }
+
+    fn start(&self, image: &Image, shared: (u64, u64)) -> Result<Up> {
+        step::say("emulated host: starting");
+        let began = Instant::now();
+        let at = |name: &str| self.directory.join(name);
+        for stale in ["facts.json", "pid", "files", "files.sock", "ssh.sock", "qmp.sock"] {
+            remove_if_there(&at(stale))?;
+        }
+        let key = ssh::new_key(&at("key"))?;
+        serve_files(&paths::target(), &at("files"), &at("files.sock"))?;
+
+        let mut qemu = machine::machine(image, Clock::Real, &format!("serve=ssh ssh_key={key}"))?;
+        qemu.args(["-machine", "q35,memory-backend=ram", "-m", RAM]);
+        qemu.args(["-object", &format!("memory-backend-memfd,id=ram,share=on,size={RAM}")]);
+        qemu.args(["-netdev", "user,id=net,hostfwd=tcp:127.0.0.1:0-:22"]);
+        qemu.args(["-device", "virtio-net-pci,netdev=net,romfile="]);
+        qemu.args(["-chardev", &format!("socket,id=files,path={}", escaped(&at("files.sock")))]);
+        qemu.args(["-device", "vhost-user-fs-pci,chardev=files,tag=target"]);
+        qemu.arg("-qmp").arg(format!("unix:{},server=on,wait=off", escaped(&at("qmp.sock"))));
+        qemu.arg("-pidfile").arg(at("pid"));
+        qemu.arg("-serial").arg(format!("file:{}", at("console.log").display()));
+        qemu.args(["-chardev", "stdio,id=ready,signal=off", "-serial", "chardev:ready"]);
+        let log = File::create(at("qemu.log")).context("qemu.log")?;
+        let mut qemu = qemu
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(log)
+            .spawn()
+            .context("starting QEMU")?;
+        self.wait_until_ready(&mut qemu)?;
+
+        let facts = Facts {
+            ssh_port: qmp::forwarded_port(&at("qmp.sock"))?,
+            shared,
+            disk: image.disk.clone(),
+        };
+        let pid = Pid::from_child(&qemu);
+        let up = Up { directory: self.directory.clone(), pid, facts };
+        ssh::connect(&up, &image.host_key)?;
+        up.mount_target()?;
+        fs::write(at("facts.json"), serde_json::to_vec(&up.facts)?).context("facts.json")?;
+        step::say(&format!("emulated host: up in {:.1} s", began.elapsed().as_secs_f32()));
+        Ok(up)
+    }
+
+    /// Returns when the machine says that somebody can connect. If it ends instead, the error has
+    /// its last words.
+    fn wait_until_ready(&self, qemu: &mut Child) -> Result<()> {
+        let stdout = qemu.stdout.take().context("QEMU has no standard output")?;
+        let deadline = Timespec { tv_sec: READY_SECONDS, tv_nsec: 0 };
+        let heard = poll(&mut [PollFd::new(&stdout, PollFlags::IN)], Some(&deadline))?;
+        let mut line = String::new();
+        if heard > 0 {
+            BufReader::new(stdout).read_line(&mut line)?;
+        }
+        if line.trim_end() == "ready" {
+            return Ok(());
+        }
+        // It may have ended already.
+        let _ = qemu.kill();
+        let status = qemu.wait()?;
+        for log in ["qemu.log", "console.log"] {
+            step::show_last_lines(&fs::read(self.directory.join(log)).unwrap_or_default());
+        }
+        bail!("the emulated host did not come up in {READY_SECONDS} s, QEMU: {status}")
+    }
+}
+
+impl Up {
+    /// A file of the instance.
+    pub(super) fn file(&self, name: &str) -> PathBuf {
+        self.directory.join(name)
+    }
+
+    /// On loopback, where its sshd answers.
+    pub(super) fn ssh_port(&self) -> u16 {
+        self.facts.ssh_port
+    }
+
+    /// The checkout's `target` is at the same path inside.
+    fn mount_target(&self) -> Result<()> {
+        let target = paths::target();
+        let script = "mkdir -p \"$0\" && mount -t virtiofs target \"$0\"";
+        let words = ["sh", "-c", script, &target.to_string_lossy()];
+        step::read(
+            "mounting target in the emulated host",
+            &mut ssh::command(self, Path::new("/"), words),
+        )?;
+        Ok(())
+    }
+}
+
+/// Serves `directory` to the QEMU that connects to `socket`, until that one ends. The file `alive`
+/// is locked meanwhile.
+fn serve_files(directory: &Path, alive: &Path, socket: &Path) -> Result<()> {
+    let listener = UnixListener::bind(socket).with_context(|| socket.display().to_string())?;
+    let alive = File::create(alive).with_context(|| alive.display().to_string())?;
+    flock(&alive, FlockOperation::LockExclusive)?;
+    // Both are for the child to inherit, and closed here when this returns.
+    fcntl_setfd(&listener, FdFlags::empty())?;
+    fcntl_setfd(&alive, FdFlags::empty())?;
+    Command::new("setsid")
+        .arg("/usr/lib/qemu/virtiofsd")
+        .arg(format!("--fd={}", listener.as_raw_fd()))
+        // What was built a moment ago is seen at once: nothing is believed for any time.
+        .args(["-o", "cache=auto,timeout=0,flock,xattr", "-o"])
+        .arg(format!("source={}", directory.display()))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .context("starting virtiofsd")?;
+    Ok(())
+}
+
+/// Device and inode of `target`.
+fn shared() -> Result<(u64, u64)> {
+    let target = paths::target();
+    let seen = fs::metadata(&target).with_context(|| target.display().to_string())?;
+    Ok((seen.dev(), seen.ino()))
+}
+
+/// Blocks on a lock on a file; one that is not there is not locked.
+fn wait_for(lock: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+    match lock() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        done => done,
+    }
+}
+
+fn remove_if_there(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(error).with_context(|| path.display().to_string())
+        }
+        _ => Ok(()),
+    }
+}
