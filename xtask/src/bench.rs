@@ -1,13 +1,14 @@
 //! Stopwatches, run in the deterministic host: the figures of one run there, as tables here.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::path::PathBuf;
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{Command, ExitCode};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, ensure};
 use clap::Subcommand;
 
-use crate::{build, paths, step};
+use crate::{build, host, paths, step};
 
 /// What is measured.
 #[derive(Subcommand)]
@@ -31,17 +32,14 @@ pub(crate) fn run(wish: &Wish) -> Result<ExitCode> {
     let stopwatch = build::place(&stopwatch, outputs.join("stopwatch"))?;
 
     step::say("racing in the deterministic host (a few minutes)");
-    // Through our own front door: what is measured is what anyone can run.
-    let mut host = Command::new(std::env::current_exe().context("finding xtask")?);
-    host.args(["host", "exec", "--deterministic", "--"]).arg(&stopwatch).arg("start");
-    host.arg("--outputs").arg(&outputs);
-    let race = host.stdin(Stdio::null()).stderr(Stdio::inherit()).output().context("the race")?;
-    if !race.status.success() {
-        bail!("the race: {}", race.status);
-    }
+    let start = OsStr::new("start");
+    let words = [stopwatch.as_os_str(), start, OsStr::new("--outputs"), outputs.as_os_str()];
+    let mut race = Vec::new();
+    let code = host::run_deterministic(&outputs, &words, &mut race)?;
+    ensure!(code == 0, "the stopwatch ended with {code}");
     let figures = paths::target().join("bench-start.json");
     for file in [Some(&figures), json.as_ref()].into_iter().flatten() {
-        fs::write(file, &race.stdout).with_context(|| file.display().to_string())?;
+        fs::write(file, &race).with_context(|| file.display().to_string())?;
     }
 
     let mut report = Command::new(&stopwatch);
