@@ -2,13 +2,19 @@
 
 use std::env;
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 
 use anyhow::{Context, Result};
 
-/// The root of the checkout that this program was built from.
+/// The root of the checkout that `cargo xtask` was called in. Cargo says it; a program that is run
+/// without cargo remembers where it was built.
 pub(crate) fn checkout() -> &'static Path {
-    let xtask = Path::new(env!("CARGO_MANIFEST_DIR"));
-    xtask.parent().unwrap_or(xtask)
+    static CHECKOUT: LazyLock<PathBuf> = LazyLock::new(|| {
+        let built = || env!("CARGO_MANIFEST_DIR").into();
+        let xtask = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(built));
+        xtask.parent().map_or_else(|| xtask.clone(), Path::to_owned)
+    });
+    &CHECKOUT
 }
 
 /// Cargo's `target` directory. It is the checkout's own whatever `CARGO_TARGET_DIR` says, since the

@@ -118,7 +118,7 @@ fn write_script<W: AsRef<OsStr>>(directory: &Path, words: &[W], disk: &Path) -> 
     let directory = ssh::quoted(directory.as_os_str());
     let mut script = OsString::from("mkdir -p ");
     script.push(&directory);
-    script.push(" && mount -o ro /dev/nvme1n1 ");
+    script.push(" && mount -o ro /dev/vda ");
     script.push(&directory);
     script.push(" && ");
     script.push(ssh::script(paths::checkout(), words));

@@ -1,6 +1,5 @@
 //! QEMU's command line: a PC whose emulated CPU has AMD's virtualisation.
 
-use std::ffi::OsString;
 use std::path::Path;
 use std::process::Command;
 
@@ -50,19 +49,25 @@ pub(super) fn machine(image: &Image, clock: Clock, words: &str) -> Result<Comman
     qemu.arg("-kernel").arg(&image.kernel).arg("-append").arg(format!(
         "root=/dev/nvme0n1 rw console=ttyS0 quiet panic=-1 mitigations=off audit=0 {repeatable} {words}"
     ));
-    disk(&mut qemu, "root", &image.disk);
+    // The one kind of disk that Debian's kernel needs no module for. Of two, either could be the
+    // first.
+    drive(&mut qemu, "root", &image.disk);
+    qemu.args(["-device", "nvme,drive=root,serial=root"]);
     Ok(qemu)
 }
 
-/// Adds a disk whose content stays as it is. It is `/dev/nvme<n>n1` in the machine, counted in the
-/// order of the calls: NVMe is the one kind of disk that Debian's kernel needs no module for.
+/// Adds a disk whose content stays as it is: `/dev/vda` and so on in the machine, in the order of
+/// the calls.
 pub(super) fn disk(qemu: &mut Command, name: &str, file: &Path) {
-    let mut drive = OsString::from(format!(
-        "if=none,id={name},format=raw,snapshot=on,cache=unsafe,discard=unmap,file="
+    drive(qemu, name, file);
+    qemu.args(["-device", &format!("virtio-blk-pci,drive={name}")]);
+}
+
+fn drive(qemu: &mut Command, name: &str, file: &Path) {
+    let file = escaped(file);
+    qemu.arg("-drive").arg(format!(
+        "if=none,id={name},format=raw,snapshot=on,cache=unsafe,discard=unmap,file={file}"
     ));
-    drive.push(escaped(file));
-    qemu.arg("-drive").arg(drive);
-    qemu.args(["-device", &format!("nvme,drive={name},serial={name}")]);
 }
 
 /// A path as QEMU's option lists take it: a comma is doubled.
