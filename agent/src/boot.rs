@@ -1,0 +1,116 @@
+//! From the kernel's first call to a guest in which containers can be made.
+//!
+//! In two parts: [`first`] is what has to be there before the host is told that the guest is ready,
+//! [`furnish`] the rest, done while the host makes up its mind.
+
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::mount::{MountFlags, UnmountFlags, mount, mount_bind_recursive, mount_move};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
+use rustix::process::{Resource, Rlimit, setrlimit};
+
+use crate::sys;
+use crate::words::words;
+
+/// Where the agent puts roots of containers together.
+pub const RUN: &str = "/run";
+
+/// Where the cgroup hierarchy is mounted.
+pub const CGROUPS: &str = "/sys/fs/cgroup";
+
+/// What processes may have open, unless their specification says otherwise.
+const MAX_OPEN_FILES: u64 = 1 << 20;
+
+/// A step of the way that failed.
+#[derive(Debug, thiserror::Error)]
+#[error("boot: {step}: {}", words(*.errno))]
+pub struct BootError {
+    step: &'static str,
+    errno: Errno,
+}
+
+/// Nanoseconds since the kernel started.
+pub fn now_ns() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    // Both are positive on a running machine.
+    now.tv_sec.unsigned_abs() * 1_000_000_000 + now.tv_nsec.unsigned_abs()
+}
+
+/// Makes `/dev`, and descriptors 0 to 2 something: a panic needs the one to be heard, everything
+/// else relies on the other.
+pub fn first() -> Result<(), BootError> {
+    let step = |step| move |errno| BootError { step, errno };
+    sys::block_signals().map_err(step("signals"))?;
+    fresh("devtmpfs", "/dev", MountFlags::NOSUID | MountFlags::NOEXEC, None)?;
+    loop {
+        let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty());
+        let null = null.map_err(step("/dev/null"))?;
+        if std::os::fd::AsRawFd::as_raw_fd(&null) > 2 {
+            return Ok(());
+        }
+        std::mem::forget(null);
+    }
+}
+
+/// Makes what containers need.
+pub fn furnish() -> Result<(), BootError> {
+    let step = |step| move |errno| BootError { step, errno };
+    leave_rootfs().map_err(step("root"))?;
+    let plain = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    fresh("proc", "/proc", plain, None)?;
+    fresh("sysfs", "/sys", plain, None)?;
+    fresh("cgroup2", CGROUPS, plain, Some(c"nsdelegate"))?;
+    fresh("tmpfs", RUN, MountFlags::NOSUID | MountFlags::NODEV, Some(c"mode=755"))?;
+
+    let socket = socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None);
+    socket.and_then(sys::raise_loopback).map_err(step("lo"))?;
+    let files = Rlimit { current: Some(MAX_OPEN_FILES), maximum: Some(MAX_OPEN_FILES) };
+    setrlimit(Resource::Nofile, files).map_err(step("open files"))?;
+    let processes = Rlimit { current: None, maximum: None };
+    setrlimit(Resource::Nproc, processes).map_err(step("processes"))?;
+    rustix::process::umask(Mode::from_raw_mode(0o022));
+    rustix::system::sethostname(b"microvm").map_err(step("hostname"))
+}
+
+/// Puts a copy of the kernel's first root over itself. `pivot_root`, by which containers leave the
+/// guest's root behind, refuses to do so from the first root of all.
+fn leave_rootfs() -> Result<(), Errno> {
+    make_directory(RUN)?;
+    mount_bind_recursive("/", RUN)?;
+    rustix::process::chdir(RUN)?;
+    mount_move(".", "/")?;
+    rustix::process::chroot(".")?;
+    rustix::process::chdir("/")
+}
+
+fn fresh(
+    kind: &'static str,
+    place: &str,
+    flags: MountFlags,
+    data: Option<&std::ffi::CStr>,
+) -> Result<(), BootError> {
+    make_directory(place)
+        .and_then(|()| mount(kind, place, kind, flags, data))
+        .map_err(|errno| BootError { step: kind, errno })
+}
+
+fn make_directory(path: &str) -> Result<(), Errno> {
+    match rustix::fs::mkdir(path, Mode::from_raw_mode(0o755)) {
+        Err(Errno::EXIST) => Ok(()),
+        result => result,
+    }
+}
+
+/// Ends the guest. Comes back only if the kernel refuses.
+pub fn power_off() -> Errno {
+    sys::kill_everyone();
+    let _ = rustix::process::chdir("/");
+    rustix::fs::sync();
+    let _ = rustix::mount::unmount(RUN, UnmountFlags::DETACH);
+    // There is no ACPI to ask. A restart resets the machine through the keyboard controller, which
+    // the VMM takes as the end.
+    match rustix::system::reboot(rustix::system::RebootCommand::Restart) {
+        Ok(()) => Errno::AGAIN,
+        Err(errno) => errno,
+    }
+}

@@ -1,0 +1,122 @@
+//! A container's root file system.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use proto::spec::Root;
+use rustix::fs::{CWD, Mode, OFlags};
+use rustix::io::Errno;
+use rustix::mount::{MountAttrFlags, UnmountFlags};
+
+use super::mounts::{self, FileSystemError};
+use super::options::Bind;
+use crate::words::words;
+
+/// Where the parts of a root are put together. Each container does so in a mount namespace of its
+/// own, so the places are the same for all and hold nothing outside of it.
+pub(crate) struct Stage {
+    /// The image.
+    lower: String,
+    /// What is written over it.
+    upper: String,
+    /// The two in one.
+    root: String,
+}
+
+/// Why there is no root.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RootError {
+    #[error("root.disk {index}: there are slots 0 to 25 only")]
+    NoSuchSlot { index: u8 },
+    #[error("root.disk {device}: {error}")]
+    Disk { device: String, error: FileSystemError },
+    #[error("root: writable layer: {0}")]
+    Upper(FileSystemError),
+    #[error("root: overlay: {0}")]
+    Overlay(FileSystemError),
+    #[error("root.path {path}: {}", words(*.errno))]
+    Directory { path: String, errno: Errno },
+    #[error("root: {step}: {}", words(*.errno))]
+    Step { step: &'static str, errno: Errno },
+}
+
+impl Stage {
+    /// A stage in a directory of the guest, which must exist.
+    pub(crate) fn new(directory: &Path) -> Self {
+        let place = |name| directory.join(name).to_string_lossy().into_owned();
+        Self { lower: place("lower"), upper: place("upper"), root: place("root") }
+    }
+
+    /// Makes the places, once.
+    pub(crate) fn build(&self) -> Result<(), Errno> {
+        for place in [&self.lower, &self.upper, &self.root] {
+            make_directory(place)?;
+        }
+        Ok(())
+    }
+
+    /// Mounts a root and gives it, not yet entered. It can be written to whatever the specification
+    /// says about that, because mount points may have to be made in it.
+    pub(crate) fn mount(&self, root: &Root) -> Result<OwnedFd, RootError> {
+        let tree = match root {
+            Root::Disk { index, upper_bytes } => self.overlay(*index, *upper_bytes)?,
+            Root::Directory { path } => mounts::copy_of(CWD, path, Bind::All).map_err(|errno| {
+                RootError::Directory { path: path.display().to_string(), errno }
+            })?,
+        };
+        put(&tree, &self.root)?;
+        Ok(tree)
+    }
+
+    fn overlay(&self, index: u8, upper_bytes: Option<u64>) -> Result<OwnedFd, RootError> {
+        let letter = (b'a'..=b'z').nth(index.into()).ok_or(RootError::NoSuchSlot { index })?;
+        let device = format!("/dev/vd{}", char::from(letter));
+        let read_only = [("ro".to_owned(), None)];
+        let lower =
+            mounts::file_system("erofs", Some(&device), &read_only, MountAttrFlags::empty())
+                .map_err(|error| RootError::Disk { device, error })?;
+        put(&lower, &self.lower)?;
+
+        let size = upper_bytes.map(|bytes| ("size".to_owned(), Some(bytes.to_string())));
+        let mode = ("mode".to_owned(), Some("755".to_owned()));
+        let data: Vec<_> = size.into_iter().chain([mode]).collect();
+        let upper = mounts::file_system("tmpfs", Some("tmpfs"), &data, MountAttrFlags::empty())
+            .map_err(RootError::Upper)?;
+        put(&upper, &self.upper)?;
+        let (data, work) = (format!("{}/data", self.upper), format!("{}/work", self.upper));
+        for place in [&data, &work] {
+            make_directory(place).map_err(wrong("writable layer"))?;
+        }
+
+        let layers = [("lowerdir", &self.lower), ("upperdir", &data), ("workdir", &work)]
+            .map(|(name, path)| (name.to_owned(), Some(path.clone())));
+        mounts::file_system("overlay", Some("overlay"), &layers, MountAttrFlags::empty())
+            .map_err(RootError::Overlay)
+    }
+}
+
+/// Makes `root` the calling process's `/` and lets go of everything outside of it.
+pub(crate) fn enter(root: &OwnedFd) -> Result<(), RootError> {
+    rustix::process::fchdir(root).map_err(wrong("enter"))?;
+    // The old root ends up on top of the new one, where it can be taken off again.
+    rustix::process::pivot_root(".", ".").map_err(wrong("pivot"))?;
+    rustix::mount::unmount(".", UnmountFlags::DETACH).map_err(wrong("old root"))?;
+    rustix::process::chdir("/").map_err(wrong("enter"))
+}
+
+fn put(tree: &OwnedFd, place: &str) -> Result<(), RootError> {
+    let flags = OFlags::PATH | OFlags::CLOEXEC | OFlags::DIRECTORY;
+    let place = rustix::fs::open(place, flags, Mode::empty()).map_err(wrong("stage"))?;
+    mounts::attach(tree.as_fd(), place.as_fd()).map_err(wrong("mount"))
+}
+
+fn wrong(step: &'static str) -> impl Fn(Errno) -> RootError {
+    move |errno| RootError::Step { step, errno }
+}
+
+fn make_directory(path: &str) -> Result<(), Errno> {
+    match rustix::fs::mkdir(path, Mode::from_raw_mode(0o755)) {
+        Err(Errno::EXIST) => Ok(()),
+        result => result,
+    }
+}

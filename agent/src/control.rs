@@ -1,0 +1,122 @@
+//! The line between the agent and a process it is making.
+//!
+//! A pair of `SOCK_SEQPACKET` sockets. The child says one thing: that it is ready (with its
+//! terminal, if it has one) or why it cannot be. It then waits for a word to go on, and calls
+//! `execve`, which closes its end: end of file is the news that the program runs. If `execve` fails
+//! it says why instead.
+
+use std::io::{IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use proto::frame;
+use proto::message::Fault;
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
+};
+
+/// Room for one packet. A [`Fault`] is a sentence with a path or two in it.
+const PACKET_BYTES: usize = 16 << 10;
+
+/// Both ends of a new line.
+pub(crate) fn pair() -> Result<(AgentEnd, ChildEnd), Errno> {
+    let (agent, child) =
+        socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+    rustix::io::ioctl_fionbio(&agent, true)?;
+    Ok((AgentEnd(agent), ChildEnd(child)))
+}
+
+/// The agent's end.
+pub(crate) struct AgentEnd(OwnedFd);
+
+/// What the agent hears.
+pub(crate) enum News {
+    /// The process is set up and waits for [`AgentEnd::go`].
+    Ready {
+        /// The master of its terminal.
+        terminal: Option<OwnedFd>,
+    },
+    /// It could not be set up, or its program not be executed. It ends now.
+    Fault(Fault),
+    /// Its end is closed: the program runs, or the process is dead.
+    Closed,
+}
+
+impl AgentEnd {
+    /// The next piece of news, `None` if there is none yet.
+    pub(crate) fn hear(&self) -> Option<News> {
+        let mut bytes = vec![0; PACKET_BYTES];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+        let packet = &mut [IoSliceMut::new(&mut bytes)];
+        let flags = RecvFlags::CMSG_CLOEXEC;
+        let length = match recvmsg(&self.0, packet, &mut ancillary, flags) {
+            Ok(received) => received.bytes,
+            Err(Errno::AGAIN | Errno::INTR) => return None,
+            Err(_) => 0,
+        };
+        if length == 0 {
+            return Some(News::Closed);
+        }
+        let terminal = ancillary.drain().find_map(|message| match message {
+            RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
+            _ => None,
+        });
+        let json = bytes.get(frame::PREFIX_BYTES..length).unwrap_or_default();
+        Some(match frame::decode::<Result<(), Fault>>(json) {
+            Ok(Ok(())) => News::Ready { terminal },
+            Ok(Err(fault)) => News::Fault(fault),
+            // The child is this very program: what it says can only be cut short by its death.
+            Err(_) => News::Closed,
+        })
+    }
+
+    /// Lets the process go. If it is dead, its end is reported elsewhere.
+    pub(crate) fn go(&self) {
+        let _ = rustix::net::send(&self.0, b"!", SendFlags::NOSIGNAL);
+    }
+}
+
+impl AsFd for AgentEnd {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// The child's end; closed by a successful `execve`.
+pub(crate) struct ChildEnd(OwnedFd);
+
+impl ChildEnd {
+    /// Says that the process is ready, and waits to be let go. Returns whether it was: the agent
+    /// may end first.
+    pub(crate) fn ready(&self, terminal: Option<BorrowedFd<'_>>) -> bool {
+        let mut word = [0];
+        self.say(&Ok(()), terminal).is_ok() && matches!(rustix::io::read(&self.0, &mut word), Ok(1))
+    }
+
+    /// Says why the process cannot be.
+    pub(crate) fn fault(&self, fault: Fault) {
+        // Nobody else could be told if this fails; the agent then sees the end of the process.
+        let _ = self.say(&Err(fault), None);
+    }
+
+    fn say(&self, word: &Result<(), Fault>, terminal: Option<BorrowedFd<'_>>) -> Result<(), Errno> {
+        let bytes = frame::encode(word).map_err(|_| Errno::MSGSIZE)?;
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut ancillary = SendAncillaryBuffer::new(&mut space);
+        if let Some(descriptor) = &terminal {
+            let descriptors = std::slice::from_ref(descriptor);
+            ancillary.push(SendAncillaryMessage::ScmRights(descriptors));
+        }
+        let packet = &[IoSlice::new(&bytes)];
+        sendmsg(&self.0, packet, &mut ancillary, SendFlags::NOSIGNAL).map(drop)
+    }
+}
+
+impl AsFd for ChildEnd {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}

@@ -1,0 +1,154 @@
+//! From a forked child in the container's namespaces to the program it was made for.
+//!
+//! What a specification's `process` says, done to the calling process, in the one order that works:
+//! what needs privilege comes before the user changes, what the user's rights decide comes after.
+
+mod capabilities;
+mod program;
+mod rlimits;
+pub(crate) mod terminal;
+mod user;
+
+use std::io::Read;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use proto::message::{Fault, FaultKind};
+use proto::spec::{Process, Stdio};
+use rustix::fs::{FileType, Gid, Mode, OFlags, Uid};
+use rustix::io::Errno;
+use rustix::thread as own;
+
+use crate::sys;
+use crate::words::words;
+pub(crate) use program::Program;
+use terminal::Terminal;
+use user::Identity;
+
+/// Why a process cannot be as it was asked for.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ProcessError {
+    #[error("process.user: {0}")]
+    User(#[from] user::UserError),
+    #[error(transparent)]
+    Capability(#[from] capabilities::UnknownCapability),
+    #[error(transparent)]
+    Rlimit(#[from] rlimits::RlimitError),
+    #[error(transparent)]
+    Program(#[from] program::ExecError),
+    #[error("process.cwd {path}: {}", words(*.errno))]
+    Cwd { path: String, errno: Errno },
+    #[error("{step}: {}", words(*.errno))]
+    Step { step: &'static str, errno: Errno },
+}
+
+impl From<ProcessError> for Fault {
+    fn from(error: ProcessError) -> Self {
+        let message = error.to_string();
+        let kind = match error {
+            ProcessError::Program(error) => return error.into(),
+            ProcessError::Step { .. }
+            | ProcessError::Rlimit(rlimits::RlimitError::Refused { .. }) => FaultKind::System,
+            ProcessError::User(_)
+            | ProcessError::Capability(_)
+            | ProcessError::Rlimit(rlimits::RlimitError::Unknown { .. })
+            | ProcessError::Cwd { .. } => FaultKind::InvalidSpec,
+        };
+        Self { kind, message }
+    }
+}
+
+/// Names the step that an errno came from.
+fn step<T>(step: &'static str, result: Result<T, Errno>) -> Result<T, ProcessError> {
+    result.map_err(|errno| ProcessError::Step { step, errno })
+}
+
+/// Makes the calling process what `spec` says, up to `execve`. `proc` is the guest's `/proc`: the
+/// container's may be anything. Descriptors 0 to 2 are in place unless there is a terminal.
+pub(crate) fn assume(
+    spec: &Process,
+    terminal: Option<&Terminal>,
+    proc: BorrowedFd<'_>,
+) -> Result<Program, ProcessError> {
+    let identity = user::resolve(&spec.user, &text("/etc/passwd"), &text("/etc/group"))?;
+    let program = Program::new(&spec.args, &spec.env, &identity.home)?;
+    let capabilities = capabilities::Sets::parse(&spec.capabilities)?;
+
+    step("setsid", rustix::process::setsid().map(drop))?;
+    if let Some(terminal) = terminal {
+        step("controlling terminal", rustix::process::ioctl_tiocsctty(&terminal.slave))?;
+        for number in 0..=2 {
+            step("terminal", sys::place_descriptor(terminal.slave.as_fd(), number))?;
+        }
+    }
+    step("owner of stdio", give_stdio(spec.stdio, &identity))?;
+    if let Some(score) = spec.oom_score_adj {
+        step("process.oomScoreAdj", write_own(proc, "self/oom_score_adj", score))?;
+    }
+    rlimits::apply(&spec.rlimits)?;
+    rustix::process::umask(Mode::from_raw_mode(spec.user.umask.unwrap_or(0o022)));
+
+    // Root may see a directory the user may not and, on some file systems, the other way round.
+    let entered = rustix::process::chdir(&spec.cwd);
+    step("bounding set", capabilities.bound())?;
+    step("process.user", change_user(&identity))?;
+    entered
+        .or_else(|_| rustix::process::chdir(&spec.cwd))
+        .map_err(|errno| ProcessError::Cwd { path: spec.cwd.display().to_string(), errno })?;
+    step("process.capabilities", capabilities.apply())?;
+    if spec.no_new_privileges {
+        step("process.noNewPrivileges", own::set_no_new_privs(true))?;
+    }
+    Ok(program)
+}
+
+/// A file of the container as text, empty when it is not there or no plain file.
+fn text(path: &str) -> String {
+    /// An image is not trusted to keep it short.
+    const MOST_BYTES: u64 = 4 << 20;
+    let read = || -> Option<Vec<u8>> {
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let file = rustix::fs::open(path, flags, Mode::empty()).ok()?;
+        let mode = rustix::fs::fstat(&file).ok()?.st_mode;
+        let mut bytes = Vec::new();
+        if FileType::from_raw_mode(mode) == FileType::RegularFile {
+            std::fs::File::from(file).take(MOST_BYTES).read_to_end(&mut bytes).ok()?;
+        }
+        Some(bytes)
+    };
+    String::from_utf8_lossy(&read().unwrap_or_default()).into_owned()
+}
+
+/// Lets the user open its own streams by name (`/dev/stdout`). `/dev/null` stays root's.
+fn give_stdio(stdio: Stdio, identity: &Identity) -> Result<(), Errno> {
+    let (input, output, error) = match stdio {
+        Stdio::Terminal { .. } => (true, false, false),
+        Stdio::Pipes { stdin, stdout, stderr } => (stdin, stdout, stderr),
+    };
+    let uid = Some(Uid::from_raw(identity.uid));
+    if input {
+        rustix::fs::fchown(rustix::stdio::stdin(), uid, None)?;
+    }
+    if output {
+        rustix::fs::fchown(rustix::stdio::stdout(), uid, None)?;
+    }
+    if error {
+        rustix::fs::fchown(rustix::stdio::stderr(), uid, None)?;
+    }
+    Ok(())
+}
+
+fn write_own(proc: BorrowedFd<'_>, path: &str, value: i32) -> Result<(), Errno> {
+    let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+    let file = rustix::fs::openat(proc, path, flags, Mode::empty())?;
+    rustix::io::write(file, value.to_string().as_bytes()).map(drop)
+}
+
+/// Groups first: afterwards there is no right to. Capabilities are kept for [`capabilities`] to set.
+fn change_user(identity: &Identity) -> Result<(), Errno> {
+    let groups: Vec<Gid> = identity.groups.iter().map(|gid| Gid::from_raw(*gid)).collect();
+    own::set_keep_capabilities(true)?;
+    own::set_thread_groups(&groups)?;
+    own::set_thread_gid(Gid::from_raw(identity.gid))?;
+    own::set_thread_uid(Uid::from_raw(identity.uid))?;
+    own::set_keep_capabilities(false)
+}

@@ -1,0 +1,120 @@
+//! What the agent knows about a process, from its birth to the last time somebody asks.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use proto::message::{ExitStatus, Fault};
+use rustix::process::Pid;
+
+use crate::reactor::Token;
+use crate::stdio::Line;
+
+/// A call that waits for its answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Asker {
+    /// The session it came from.
+    pub(crate) session: Token,
+    /// Its number there.
+    pub(crate) call: u64,
+}
+
+/// A process and its streams.
+pub(crate) struct Process {
+    pub(crate) life: Life,
+    /// The relays that still carry something for it.
+    pub(crate) relays: Vec<Token>,
+    /// Those of them whose output the host has not got to the end.
+    pub(crate) undrained: Vec<Token>,
+    /// The one that joins its terminal.
+    pub(crate) terminal: Option<Token>,
+    /// Who waits for its end.
+    pub(crate) waiting: Vec<Asker>,
+}
+
+/// Whether a process runs.
+pub(crate) enum Life {
+    Alive(Alive),
+    /// Reaped. Kept for whoever asks, until the name is used again.
+    Ended(ExitStatus),
+}
+
+/// A process that was not reaped yet.
+pub(crate) struct Alive {
+    pub(crate) pid: Pid,
+    pidfd: OwnedFd,
+    /// The line to it, until `execve` closes it.
+    pub(crate) control: Option<Token>,
+    pub(crate) stage: Stage,
+}
+
+/// How far a living process has come.
+pub(crate) enum Stage {
+    /// It makes its surroundings. `terminal` is the connection that will be joined to its terminal.
+    SettingUp { asker: Asker, terminal: Option<Line> },
+    /// It is held before `execve`.
+    Created,
+    /// It was told to go.
+    Starting { asker: Asker },
+    /// Its program runs.
+    Running,
+    /// It said why it cannot be, and is about to end. The answer waits for that, because then
+    /// nothing is left of it.
+    Failed { asker: Asker, fault: Fault },
+}
+
+impl Process {
+    pub(crate) fn new(pid: Pid, pidfd: OwnedFd, stage: Stage) -> Self {
+        Self {
+            life: Life::Alive(Alive { pid, pidfd, control: None, stage }),
+            relays: Vec::new(),
+            undrained: Vec::new(),
+            terminal: None,
+            waiting: Vec::new(),
+        }
+    }
+
+    /// How it ended, once it has and the host has got all its output.
+    pub(crate) fn outcome(&self) -> Option<ExitStatus> {
+        match self.life {
+            Life::Ended(status) if self.undrained.is_empty() => Some(status),
+            Life::Ended(_) | Life::Alive(_) => None,
+        }
+    }
+
+    pub(crate) fn alive(&self) -> Option<&Alive> {
+        match &self.life {
+            Life::Alive(alive) => Some(alive),
+            Life::Ended(_) => None,
+        }
+    }
+
+    pub(crate) fn alive_mut(&mut self) -> Option<&mut Alive> {
+        match &mut self.life {
+            Life::Alive(alive) => Some(alive),
+            Life::Ended(_) => None,
+        }
+    }
+}
+
+impl Alive {
+    pub(crate) fn pidfd(&self) -> BorrowedFd<'_> {
+        self.pidfd.as_fd()
+    }
+
+    /// Its number in the guest's first pid namespace.
+    pub(crate) fn number(&self) -> u32 {
+        self.pid.as_raw_nonzero().get().unsigned_abs()
+    }
+
+    /// Takes the stage to make the next one of it.
+    pub(crate) fn take_stage(&mut self) -> Stage {
+        std::mem::replace(&mut self.stage, Stage::Running)
+    }
+
+    /// Whether it has the container's namespaces around it, for others to join.
+    pub(crate) fn is_set_up(&self) -> bool {
+        match self.stage {
+            Stage::Created | Stage::Starting { .. } | Stage::Running => true,
+            Stage::SettingUp { .. } | Stage::Failed { .. } => false,
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! Carrying bytes between a connection to the host and a descriptor of a process.
+//!
+//! A process never holds the connection itself: it gets a pipe or a terminal, as programs expect
+//! (`/dev/stdout` can be opened, a full pipe blocks the writer). One relay joins one connection with
+//! the agent's end of that. Each direction holds at most one buffer and reads again only when it is
+//! empty, so a slow reader slows the writer down and memory stays bounded.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::event::{PollFd, PollFlags};
+use rustix::io::Errno;
+use rustix::net::Shutdown;
+
+/// Bytes a direction holds at most: what a pipe holds.
+const BUFFER_BYTES: usize = 64 << 10;
+
+/// Buffers a direction carries before others get their turn.
+const TURN: usize = 16;
+
+/// A connection and a pipe's or terminal's end, joined.
+pub(crate) struct Relay {
+    connection: OwnedFd,
+    local: OwnedFd,
+    inward: Option<Flow>,
+    outward: Option<Flow>,
+}
+
+/// What a relay is after its turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Turn {
+    /// Its turn was over before its work was: it wants another.
+    pub(crate) again: bool,
+    /// Everything that came from the process was given to the host and its stream closed, or the
+    /// host has gone. True from the beginning for a relay that only carries input.
+    pub(crate) drained: bool,
+    /// Nothing is left to carry: drop it.
+    pub(crate) over: bool,
+}
+
+impl Relay {
+    /// Standard input: from the connection to the pipe. `first` came with the connection's first
+    /// frame.
+    pub(crate) fn input(connection: OwnedFd, pipe: OwnedFd, first: Vec<u8>) -> Self {
+        Self { connection, local: pipe, inward: Some(Flow::new(first)), outward: None }
+    }
+
+    /// Standard output or error: from the pipe to the connection.
+    pub(crate) fn output(connection: OwnedFd, pipe: OwnedFd) -> Self {
+        let outward = Some(Flow::new(Vec::new()));
+        Self { connection, local: pipe, inward: None, outward }
+    }
+
+    /// A terminal: both ways between its master and the connection.
+    pub(crate) fn terminal(connection: OwnedFd, master: OwnedFd, first: Vec<u8>) -> Self {
+        let outward = Some(Flow::new(Vec::new()));
+        Self { connection, local: master, inward: Some(Flow::new(first)), outward }
+    }
+
+    /// Both descriptors, to be watched.
+    pub(crate) fn descriptors(&self) -> [BorrowedFd<'_>; 2] {
+        [self.connection.as_fd(), self.local.as_fd()]
+    }
+
+    /// Whether it carries anything to the host.
+    pub(crate) fn is_output(&self) -> bool {
+        self.outward.is_some()
+    }
+
+    /// The process's side: the master of a terminal.
+    pub(crate) fn local(&self) -> BorrowedFd<'_> {
+        self.local.as_fd()
+    }
+
+    /// The process has ended: nobody reads its input any more. If it `left_others` behind that can
+    /// go on writing, only what is there already will be carried; if not, everything is, to the end
+    /// of file that is sure to come.
+    pub(crate) fn process_ended(&mut self, left_others: bool) -> Turn {
+        self.inward = None;
+        if let Some(flow) = self.outward.as_mut().filter(|_| left_others) {
+            // A terminal hands over what was written a moment later; asking whether it is readable
+            // waits for that. The answer itself comes from the reads.
+            let mut ask = [PollFd::new(&self.local, PollFlags::IN)];
+            let _ = rustix::event::poll(&mut ask, Some(&rustix::event::Timespec::default()));
+            let held = rustix::pipe::fcntl_getpipe_size(&self.local).unwrap_or(BUFFER_BYTES);
+            flow.allowance = Some(held);
+        }
+        self.turn()
+    }
+
+    /// Carries what can be carried.
+    pub(crate) fn turn(&mut self) -> Turn {
+        let mut again = false;
+        if let Some(flow) = &mut self.inward {
+            match flow.carry(self.connection.as_fd(), self.local.as_fd()) {
+                Carried::UntilBlocked => {}
+                Carried::TurnOver => again = true,
+                // A pipe ends with its writer, so dropping it says it all; a terminal stays.
+                Carried::SourceEnded | Carried::SinkGone => self.inward = None,
+            }
+        }
+        let outlet = self
+            .outward
+            .as_mut()
+            .map(|flow| flow.carry(self.local.as_fd(), self.connection.as_fd()));
+        match outlet {
+            None | Some(Carried::UntilBlocked) => {}
+            Some(Carried::TurnOver) => again = true,
+            Some(Carried::SourceEnded) => {
+                // If it fails the host has gone, which is as good an end.
+                let _ = rustix::net::shutdown(&self.connection, Shutdown::Write);
+                self.outward = None;
+            }
+            Some(Carried::SinkGone) => {
+                self.outward = None;
+                self.inward = None;
+            }
+        }
+        let drained = self.outward.is_none();
+        Turn { again, drained, over: drained && self.inward.is_none() }
+    }
+}
+
+/// One direction.
+struct Flow {
+    buffer: Vec<u8>,
+    start: usize,
+    end: usize,
+    /// How much more may be read, once the process has ended.
+    allowance: Option<usize>,
+}
+
+/// How far a direction came.
+enum Carried {
+    UntilBlocked,
+    TurnOver,
+    SourceEnded,
+    SinkGone,
+}
+
+impl Flow {
+    fn new(first: Vec<u8>) -> Self {
+        Self { start: 0, end: first.len(), buffer: first, allowance: None }
+    }
+
+    fn carry(&mut self, source: BorrowedFd<'_>, sink: BorrowedFd<'_>) -> Carried {
+        for _ in 0..TURN {
+            while self.start < self.end {
+                match rustix::io::write(sink, &self.buffer[self.start..self.end]) {
+                    Ok(written) => self.start += written,
+                    Err(Errno::INTR) => {}
+                    Err(Errno::AGAIN) => return Carried::UntilBlocked,
+                    Err(_) => return Carried::SinkGone,
+                }
+            }
+            let room = self.allowance.unwrap_or(BUFFER_BYTES).min(BUFFER_BYTES);
+            if room == 0 {
+                return Carried::SourceEnded;
+            }
+            self.buffer.resize(BUFFER_BYTES, 0);
+            match rustix::io::read(source, &mut self.buffer[..room]) {
+                Ok(0) => return Carried::SourceEnded,
+                Ok(bytes) => {
+                    (self.start, self.end) = (0, bytes);
+                    if let Some(allowance) = &mut self.allowance {
+                        *allowance -= bytes;
+                    }
+                }
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) if self.allowance.is_none() => return Carried::UntilBlocked,
+                // Nothing left of a process that has ended, the other side of a terminal closed
+                // (EIO), or a connection that broke: all are the end.
+                Err(_) => return Carried::SourceEnded,
+            }
+        }
+        Carried::TurnOver
+    }
+}
