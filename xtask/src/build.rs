@@ -2,18 +2,16 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use crate::{demo, kernel, paths, rootfs, step};
-
-/// Static, so that the same files run here, in the emulated host and in the guest.
-const TRIPLE: &str = "x86_64-unknown-linux-musl";
+use crate::toolchain::{self, TRIPLE};
+use crate::{cache, demo, kernel, paths, rootfs, step};
 
 /// What was built.
 pub(crate) struct Outputs {
-    /// The directory that holds the four files below and nothing else.
+    /// The directory that holds all of them; `microvm` looks for the kernel and the initramfs
+    /// beside itself.
     pub(crate) directory: PathBuf,
     /// The program.
     pub(crate) microvm: PathBuf,
@@ -23,33 +21,20 @@ pub(crate) struct Outputs {
 
 /// Builds what is missing or out of date.
 pub(crate) fn everything() -> Result<Outputs> {
-    add_target()?;
+    let directory = paths::outputs();
+    fs::create_dir_all(&directory).with_context(|| directory.display().to_string())?;
+    let _lock = cache::lock(&paths::target().join("microvm.lock"), "build")?;
+    toolchain::add_target()?;
     let agent = binary("agent", "agent", "agent")?;
     let microvm = binary("runtime", "microvm", "release")?;
     let vmlinux = kernel::build()?;
     let initramfs = rootfs::build(&agent)?;
     let demo = demo::build()?;
 
-    let directory = paths::outputs();
-    fs::create_dir_all(&directory).with_context(|| directory.display().to_string())?;
     let place = |file: &Path, name: &str| place(file, directory.join(name));
     place(&vmlinux, "vmlinux")?;
     place(&initramfs, "initramfs.cpio")?;
     Ok(Outputs { microvm: place(&microvm, "microvm")?, demo: place(&demo, "demo.tar")?, directory })
-}
-
-/// `rustup` does not add a target by itself where RUSTUP_AUTO_INSTALL is 0.
-fn add_target() -> Result<()> {
-    let mut sysroot = Command::new("rustc");
-    sysroot.args(["--print", "sysroot"]).current_dir(paths::checkout());
-    let sysroot = step::read("finding the Rust toolchain", &mut sysroot)?;
-    if Path::new(sysroot.trim()).join("lib/rustlib").join(TRIPLE).is_dir() {
-        return Ok(());
-    }
-    step::quiet(
-        &format!("adding the Rust target {TRIPLE}"),
-        Command::new("rustup").args(["target", "add", TRIPLE]).current_dir(paths::checkout()),
-    )
 }
 
 /// Builds one static binary and says where cargo put it.

@@ -9,17 +9,20 @@ mod image;
 mod instance;
 mod machine;
 mod qmp;
+mod session;
 mod ssh;
 
 use std::ffi::OsStr;
-use std::io;
-use std::process::{Command, ExitCode};
+use std::io::{IsTerminal, stdin, stdout};
+use std::os::unix::process::CommandExt;
+use std::process::{Command, ExitCode, Stdio};
 
 use anyhow::{Context, Result};
 use clap::Subcommand;
 
 pub(crate) use deterministic::run as run_deterministic;
 pub(crate) use instance::{Instance, Up};
+pub(crate) use session::Session;
 
 use crate::paths;
 
@@ -54,7 +57,7 @@ pub(crate) fn run(wish: &Wish) -> Result<ExitCode> {
         }
         Wish::Exec { deterministic: false, command } => return instance.up()?.exec(command),
         Wish::Exec { deterministic: true, command } => {
-            let code = run_deterministic(&paths::outputs(), command, &mut io::stdout())?;
+            let code = run_deterministic(&paths::outputs(), command, &mut stdout())?;
             return Ok(ExitCode::from(code));
         }
         Wish::Shell => return instance.up()?.exec(&["bash", "--login"]),
@@ -68,15 +71,29 @@ pub(crate) fn run(wish: &Wish) -> Result<ExitCode> {
 }
 
 impl Up {
-    /// Runs a command at the root of the checkout, with this process's standard streams.
+    /// Runs a command at the root of the checkout with this process's standard streams, and a
+    /// terminal of its own if that is what they are. The answer is its exit code.
     pub(crate) fn exec<W: AsRef<OsStr>>(&self, words: &[W]) -> Result<ExitCode> {
-        let status = self.command(words).status().context("ssh")?;
-        // Of ssh itself no signal is expected; of the command's, the shell inside made a code.
-        let code = status.code().and_then(|code| u8::try_from(code).ok());
-        code.map(ExitCode::from).with_context(|| format!("ssh to the emulated host: {status}"))
+        if stdin().is_terminal() && stdout().is_terminal() {
+            // In our place: whatever happens to us is then ssh's to handle, which it does well.
+            let error = ssh::command_in_terminal(self, paths::checkout(), words).exec();
+            return Err(error).context("ssh");
+        }
+        let session = self.session(words, Stdio::inherit(), Stdio::inherit())?;
+        session.finish().map(ExitCode::from)
     }
 
-    /// The same, for the caller to start.
+    /// The same without a terminal and with other streams; standard error is this process's.
+    pub(crate) fn session<W: AsRef<OsStr>>(
+        &self,
+        words: &[W],
+        stdin: Stdio,
+        stdout: Stdio,
+    ) -> Result<Session<'_>> {
+        Session::start(self, words, stdin, stdout)
+    }
+
+    /// A command that is a step of ours.
     pub(crate) fn command<W: AsRef<OsStr>>(&self, words: &[W]) -> Command {
         ssh::command(self, paths::checkout(), words)
     }

@@ -17,6 +17,7 @@ mod run;
 mod step;
 mod test;
 mod tidy;
+mod toolchain;
 
 use std::process::ExitCode;
 

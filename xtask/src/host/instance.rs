@@ -202,6 +202,21 @@ impl Instance {
 }
 
 impl Up {
+    /// Does what is done once in the life of a host, and again if `key` is another than last time.
+    pub(crate) fn once(
+        &self,
+        name: &str,
+        key: &str,
+        act: impl FnOnce() -> Result<()>,
+    ) -> Result<()> {
+        let done = self.file(&format!("{name}.done"));
+        if fs::read_to_string(&done).is_ok_and(|last| last == key) {
+            return Ok(());
+        }
+        act()?;
+        fs::write(&done, key).with_context(|| done.display().to_string())
+    }
+
     /// A file of the instance.
     pub(super) fn file(&self, name: &str) -> PathBuf {
         self.directory.join(name)

@@ -2,7 +2,6 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
-use std::io::{IsTerminal, stdin, stdout};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -54,17 +53,25 @@ pub(super) fn connect(up: &Up, host_key: &str) -> Result<()> {
 }
 
 /// `words` as a command in the host, in `directory`, with the built outputs first in `PATH` and this
-/// process's standard streams unless the caller says otherwise: a terminal if that is what standard
-/// input and output are.
+/// process's standard streams unless the caller says otherwise.
 pub(super) fn command<W: AsRef<OsStr>>(
     up: &Up,
     directory: &Path,
     words: impl IntoIterator<Item = W>,
 ) -> Command {
-    let terminal = stdin().is_terminal() && stdout().is_terminal();
     let mut ssh = Command::new("ssh");
-    ssh.args(client(up)).arg(if terminal { "-tt" } else { "-T" });
-    ssh.args(["-e", "none", DESTINATION]).arg(script(directory, words));
+    ssh.args(client(up)).args(["-T", DESTINATION]).arg(script(directory, words));
+    ssh
+}
+
+/// The same with a terminal of its own, which is as large as ours and follows it.
+pub(super) fn command_in_terminal<W: AsRef<OsStr>>(
+    up: &Up,
+    directory: &Path,
+    words: impl IntoIterator<Item = W>,
+) -> Command {
+    let mut ssh = Command::new("ssh");
+    ssh.args(client(up)).args(["-tt", "-e", "none", DESTINATION]).arg(script(directory, words));
     ssh
 }
 
