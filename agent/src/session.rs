@@ -73,13 +73,13 @@ impl Session {
                 Err(errno) => return Err(SessionEnd::Broken(errno)),
             }
             if !self.greeted {
-                match self.decoder.next_value::<Hello>()? {
+                match self.decoder.next::<Hello>()? {
                     None => continue,
                     Some(hello) if hello.version == proto::VERSION => self.greeted = true,
                     Some(hello) => return Err(SessionEnd::Version { theirs: hello.version }),
                 }
             }
-            while let Some(call) = self.decoder.next_value()? {
+            while let Some(call) = self.decoder.next()? {
                 calls.push(call);
             }
         }

@@ -66,7 +66,7 @@ impl Caller {
                 Err(Errno::INTR) => continue,
                 Err(errno) => return Err(AttachError::Broken(errno)),
             }
-            if let Some(attach) = self.decoder.next_value::<Attach>()? {
+            if let Some(attach) = self.decoder.next::<Attach>()? {
                 if attach.version != proto::VERSION {
                     return Err(AttachError::Version { theirs: attach.version });
                 }

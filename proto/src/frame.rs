@@ -76,7 +76,8 @@ impl Decoder {
 
     /// The next whole frame's value, `None` until more bytes arrive. After an error the stream has
     /// no meaning any more: close it.
-    pub fn next_value<T: DeserializeOwned>(&mut self) -> Result<Option<T>, FrameError> {
+    #[expect(clippy::should_implement_trait, reason = "it gives values of any type and can fail")]
+    pub fn next<T: DeserializeOwned>(&mut self) -> Result<Option<T>, FrameError> {
         let Some(prefix) = self.pending.first_chunk::<PREFIX_BYTES>() else { return Ok(None) };
         let end = PREFIX_BYTES + length(*prefix)?;
         if self.pending.len() < end {
@@ -104,10 +105,10 @@ mod tests {
         let mut decoder = Decoder::default();
         for &byte in &bytes[..7] {
             decoder.push(&[byte]);
-            assert_eq!(decoder.next_value::<String>().unwrap(), None);
+            assert_eq!(decoder.next::<String>().unwrap(), None);
         }
         decoder.push(b"\"rest");
-        assert_eq!(decoder.next_value::<String>().unwrap().as_deref(), Some("hi"));
+        assert_eq!(decoder.next::<String>().unwrap().as_deref(), Some("hi"));
         assert_eq!(decoder.into_rest(), b"rest");
     }
 
@@ -115,6 +116,6 @@ mod tests {
     fn a_length_over_the_limit_is_refused_before_any_byte_of_it() {
         let mut decoder = Decoder::default();
         decoder.push(&[0xff; 4]);
-        assert!(matches!(decoder.next_value::<String>(), Err(FrameError::TooLong { .. })));
+        assert!(matches!(decoder.next::<String>(), Err(FrameError::TooLong { .. })));
     }
 }
