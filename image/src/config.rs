@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use oci_spec::image::{Arch, ImageConfiguration, Os};
+
 /// An image's defaults, for whoever runs it to honour or replace. Strings are the image's own and
 /// unchecked.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -20,4 +22,68 @@ pub struct Config {
     pub stop_signal: Option<String>,
     /// Words about the image.
     pub labels: BTreeMap<String, String>,
+}
+
+/// The longest configuration, index or manifest that is read.
+pub(crate) const MAX_JSON_BYTES: u64 = 4 << 20;
+
+/// Everything we want out of an image's configuration file.
+#[derive(Debug)]
+pub(crate) struct Description {
+    pub(crate) created: Option<String>,
+    pub(crate) config: Config,
+    /// The digests of the unpacked layers, lowest first, as they are written there.
+    pub(crate) diff_ids: Vec<String>,
+    pub(crate) os: Os,
+    pub(crate) architecture: Arch,
+}
+
+impl Description {
+    pub(crate) fn parse(json: &[u8]) -> Result<Self, serde_json::Error> {
+        let whole: ImageConfiguration = serde_json::from_slice(json)?;
+        let defaults = oci_spec::image::Config::default();
+        let says = whole.config().as_ref().unwrap_or(&defaults);
+        // An empty word means what none does.
+        let word = |word: &Option<String>| word.clone().filter(|word| !word.is_empty());
+        let list = |list: &Option<Vec<String>>| list.clone().unwrap_or_default();
+        let config = Config {
+            entrypoint: list(says.entrypoint()),
+            command: list(says.cmd()),
+            env: list(says.env()),
+            user: word(says.user()),
+            working_dir: word(says.working_dir()),
+            stop_signal: word(says.stop_signal()),
+            labels: says.labels().clone().unwrap_or_default().into_iter().collect(),
+        };
+        Ok(Self {
+            created: word(whole.created()),
+            config,
+            diff_ids: whole.rootfs().diff_ids().clone(),
+            os: whole.os().clone(),
+            architecture: whole.architecture().clone(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_docker_writes_as_null_or_empty_is_absent() {
+        let description = Description::parse(
+            br#"{"architecture":"amd64","os":"linux","created":"2024-01-02T03:04:05Z",
+                 "rootfs":{"type":"layers","diff_ids":[]},
+                 "config":{"User":"","Env":["A=b"],"Cmd":["sh"],"Entrypoint":null,"Labels":null,
+                           "Volumes":{"/v":{}},"ExposedPorts":null,"OnBuild":null,"Tty":false}}"#,
+        )
+        .unwrap();
+        let wanted = Config {
+            command: vec!["sh".to_owned()],
+            env: vec!["A=b".to_owned()],
+            ..Config::default()
+        };
+        assert_eq!(description.config, wanted);
+        assert_eq!(description.created.as_deref(), Some("2024-01-02T03:04:05Z"));
+    }
 }

@@ -16,17 +16,32 @@
 //! Messages of the errors name a file, a field or a digest each, and leave what lies beneath to
 //! [`source`](std::error::Error::source): whoever prints one prints the chain.
 
+mod archive;
 mod config;
 mod digest;
+mod erofs;
+mod layer;
 mod limits;
+mod manifest;
+mod merge;
+mod pack;
+mod packing;
 mod reference;
+mod spool;
 mod store;
+mod tarball;
+mod tree;
 
+pub use archive::ArchiveError;
 pub use config::Config;
 pub use digest::{BadDigest, Digest};
-pub use limits::Limits;
+pub use erofs::WriteError;
+pub use layer::LayerError;
+pub use limits::{LimitError, Limits};
+pub use merge::{MergeError, Why};
+pub use pack::{PackError, pack_directory};
+pub use packing::UnknownPacking;
 pub use reference::{BadReference, Reference};
-pub use store::{
-    FindError, Image, LoadError, OpenStoreError, PackError, RemoveError, Removed, Store,
-    pack_directory,
-};
+pub use spool::SpoolError;
+pub use store::{FindError, Image, LoadError, OpenStoreError, RemoveError, Removed, Store};
+pub use tarball::TarError;

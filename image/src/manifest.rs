@@ -1,0 +1,289 @@
+//! Which images an archive holds, and out of what layers.
+//!
+//! ```text
+//!   OCI:     index.json ──► [index for platforms ──►] manifest ──► config, layers
+//!   docker:  manifest.json ──────────────────────────────────────► config, layers
+//! ```
+//!
+//! Newer `docker save` archives are both; then the first is followed, because it has a digest for
+//! everything.
+
+use oci_spec::image::{Arch, Descriptor, ImageIndex, ImageManifest, MediaType, Os, Platform};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+use crate::archive::{Archive, ArchiveError};
+use crate::config::{Description, MAX_JSON_BYTES};
+use crate::{Digest, Reference};
+
+/// One image, before its layers are looked at.
+#[derive(Debug)]
+pub(crate) struct Manifest {
+    /// What the archive calls it.
+    pub(crate) names: Vec<Reference>,
+    /// The digest of `config_json`.
+    pub(crate) id: Digest,
+    pub(crate) config_json: Vec<u8>,
+    /// Lowest first.
+    pub(crate) layers: Vec<LayerFile>,
+}
+
+/// Where a layer is, and what is said about it.
+#[derive(Debug)]
+pub(crate) struct LayerFile {
+    /// The member of the archive.
+    pub(crate) member: String,
+    /// The digest and the length of that member, where the archive tells them.
+    pub(crate) digest: Option<Digest>,
+    pub(crate) bytes: Option<u64>,
+    /// The digest of what it unpacks to.
+    pub(crate) diff_id: Digest,
+}
+
+/// An index may lead to an index, this often.
+const MAX_INDEXES: usize = 4;
+
+/// The most images in one archive.
+const MAX_IMAGES: usize = 256;
+
+/// Annotations by which archives name images: whole names by containerd and docker; names or only
+/// tags by everyone else.
+const WHOLE_NAME: &str = "io.containerd.image.name";
+const REF_NAME: &str = "org.opencontainers.image.ref.name";
+
+/// The images of `archive` that are for this machine, at least one.
+pub(crate) fn images(archive: &Archive) -> Result<Vec<Manifest>, ArchiveError> {
+    let listed = if let Some(json) = archive.read("index.json", MAX_JSON_BYTES)? {
+        oci_images(archive, &parse("index.json", &json)?)?
+    } else if let Some(json) = archive.read("manifest.json", MAX_JSON_BYTES)? {
+        let listed: Vec<DockerImage> = parse("manifest.json", &json)?;
+        bounded("manifest.json", listed.len())?;
+        listed.iter().map(|image| docker_image(archive, image)).collect::<Result<_, _>>()?
+    } else {
+        let member = "index.json and no manifest.json".to_owned();
+        return Err(ArchiveError::Missing { member });
+    };
+    let mut images: Vec<Manifest> = Vec::new();
+    for image in listed {
+        // An archive lists an image once for each of its names.
+        match images.iter_mut().find(|known| known.id == image.id) {
+            Some(known) => known.names.extend(image.names),
+            None => images.push(image),
+        }
+    }
+    match images.is_empty() {
+        true => Err(ArchiveError::NoImage { architecture: architecture() }),
+        false => Ok(images),
+    }
+}
+
+fn oci_images(archive: &Archive, index: &ImageIndex) -> Result<Vec<Manifest>, ArchiveError> {
+    bounded("index.json", index.manifests().len())?;
+    let mut images = Vec::new();
+    for listed in index.manifests() {
+        let mut descriptor = Some(listed.clone());
+        for _ in 0..MAX_INDEXES {
+            match descriptor.as_ref().filter(|descriptor| is_index(descriptor)) {
+                Some(further) => {
+                    let index: ImageIndex = parse_blob(archive, further)?;
+                    descriptor = index.manifests().iter().find(|one| is_for_us(one)).cloned();
+                }
+                None => break,
+            }
+        }
+        if let Some(descriptor) = descriptor.filter(is_for_us) {
+            let names = oci_names(listed)?;
+            images.push(oci_image(archive, &descriptor, names)?);
+        }
+    }
+    Ok(images)
+}
+
+fn oci_image(
+    archive: &Archive,
+    descriptor: &Descriptor,
+    names: Vec<Reference>,
+) -> Result<Manifest, ArchiveError> {
+    let manifest: ImageManifest = parse_blob(archive, descriptor)?;
+    let (id, config_json) = read_blob(archive, manifest.config())?;
+    let mut files = Vec::new();
+    for layer in manifest.layers() {
+        let digest = digest(layer)?;
+        let kind = layer.media_type().to_string();
+        if !kind.contains("tar") || kind.ends_with("+encrypted") {
+            let what = format!("its media type is {kind:?}, which is no layer we read");
+            return Err(ArchiveError::Says { member: digest.to_string(), what });
+        }
+        files.push((blob_path(digest), Some(digest), Some(layer.size())));
+    }
+    described(id.to_string(), names, config_json, files)
+}
+
+/// An element of `docker save`'s `manifest.json`.
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct DockerImage {
+    config: String,
+    repo_tags: Option<Vec<String>>,
+    layers: Vec<String>,
+}
+
+fn docker_image(archive: &Archive, image: &DockerImage) -> Result<Manifest, ArchiveError> {
+    let Some(config_json) = archive.read(&image.config, MAX_JSON_BYTES)? else {
+        return Err(ArchiveError::Missing { member: image.config.clone() });
+    };
+    if let Some(said) = digest_in_name(&image.config) {
+        check(&image.config, said, &config_json)?;
+    }
+    let names = image.repo_tags.iter().flatten().map(|name| parse_name("manifest.json", name));
+    let names = names.collect::<Result<_, _>>()?;
+    let file = |member: &String| {
+        // Only newer archives name their layers by digest; `<id>/layer.tar` is an id of another kind.
+        (member.clone(), digest_in_name(member).filter(|_| member.starts_with("blobs/")), None)
+    };
+    described(image.config.clone(), names, config_json, image.layers.iter().map(file).collect())
+}
+
+/// Brings together what the manifest and the configuration say about the layers.
+fn described(
+    member: String,
+    names: Vec<Reference>,
+    config_json: Vec<u8>,
+    files: Vec<(String, Option<Digest>, Option<u64>)>,
+) -> Result<Manifest, ArchiveError> {
+    let says = |what| ArchiveError::Says { member: member.clone(), what };
+    let description: Description = Description::parse(&config_json)
+        .map_err(|source| ArchiveError::Json { member: member.clone(), source })?;
+    if !runs_here(&description.os, &description.architecture) {
+        let (os, architecture) = (&description.os, &description.architecture);
+        return Err(says(format!(
+            "the image is for {os}/{architecture}, this machine is linux/{}",
+            self::architecture()
+        )));
+    }
+    let (layers, diff_ids) = (files.len(), description.diff_ids.len());
+    if layers != diff_ids {
+        return Err(says(format!("{diff_ids} diff_ids for the manifest's {layers} layers")));
+    }
+    let mut described = Vec::with_capacity(layers);
+    for ((member, digest, bytes), diff_id) in files.into_iter().zip(&description.diff_ids) {
+        let diff_id = diff_id.parse().map_err(|bad| says(format!("rootfs.diff_ids: {bad}")))?;
+        described.push(LayerFile { member, digest, bytes, diff_id });
+    }
+    let id = Digest::of(&config_json);
+    Ok(Manifest { names, id, config_json, layers: described })
+}
+
+fn oci_names(descriptor: &Descriptor) -> Result<Vec<Reference>, ArchiveError> {
+    let Some(annotations) = descriptor.annotations() else { return Ok(Vec::new()) };
+    let whole = annotations.get(WHOLE_NAME);
+    // A word alone is a tag of a name we are not told.
+    let other = annotations.get(REF_NAME).filter(|name| name.contains(['/', ':']));
+    whole.or(other).map(|name| parse_name("index.json", name)).into_iter().collect()
+}
+
+fn parse_name(member: &str, name: &str) -> Result<Reference, ArchiveError> {
+    let says = |bad: crate::BadReference| ArchiveError::Says {
+        member: member.to_owned(),
+        what: bad.to_string(),
+    };
+    name.parse().map_err(says)
+}
+
+fn is_index(descriptor: &Descriptor) -> bool {
+    match descriptor.media_type() {
+        MediaType::ImageIndex => true,
+        MediaType::Other(kind) => {
+            kind == "application/vnd.docker.distribution.manifest.list.v2+json"
+        }
+        _ => false,
+    }
+}
+
+/// Whether it leads to an image (a signature or a bill of materials is none) for this machine.
+fn is_for_us(descriptor: &Descriptor) -> bool {
+    let manifest = match descriptor.media_type() {
+        MediaType::ImageManifest => true,
+        MediaType::Other(kind) => kind == "application/vnd.docker.distribution.manifest.v2+json",
+        _ => is_index(descriptor),
+    };
+    let here = |platform: &Platform| runs_here(platform.os(), platform.architecture());
+    manifest && descriptor.platform().as_ref().is_none_or(here)
+}
+
+fn runs_here(os: &Os, architecture: &Arch) -> bool {
+    *os == Os::Linux && architecture.to_string() == self::architecture()
+}
+
+/// This machine's, in OCI's words.
+fn architecture() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
+}
+
+fn digest(descriptor: &Descriptor) -> Result<Digest, ArchiveError> {
+    let word = descriptor.digest().to_string();
+    word.parse().map_err(|_| ArchiveError::Says {
+        member: word.clone(),
+        what: "only sha256 digests are supported".to_owned(),
+    })
+}
+
+fn blob_path(digest: Digest) -> String {
+    format!("blobs/sha256/{}", digest.hex())
+}
+
+/// The digest in a name such as `<64 digits>.json` or `blobs/sha256/<64 digits>`.
+fn digest_in_name(member: &str) -> Option<Digest> {
+    let last = member.rsplit('/').next()?;
+    Digest::from_hex(last.strip_suffix(".json").unwrap_or(last)).ok()
+}
+
+fn read_blob(
+    archive: &Archive,
+    descriptor: &Descriptor,
+) -> Result<(Digest, Vec<u8>), ArchiveError> {
+    let digest = digest(descriptor)?;
+    let member = digest.to_string();
+    let Some(content) = archive.read(&blob_path(digest), MAX_JSON_BYTES)? else {
+        return Err(ArchiveError::Missing { member });
+    };
+    let (said, found) = (descriptor.size(), content.len() as u64);
+    if said != found {
+        return Err(ArchiveError::WrongSize { member, said, found });
+    }
+    check(&member, digest, &content)?;
+    Ok((digest, content))
+}
+
+fn check(member: &str, said: Digest, content: &[u8]) -> Result<(), ArchiveError> {
+    let found = Digest::of(content);
+    match found == said {
+        true => Ok(()),
+        false => Err(ArchiveError::WrongDigest { member: member.to_owned(), found }),
+    }
+}
+
+fn parse_blob<T: DeserializeOwned>(
+    archive: &Archive,
+    descriptor: &Descriptor,
+) -> Result<T, ArchiveError> {
+    let (digest, content) = read_blob(archive, descriptor)?;
+    parse(&digest.to_string(), &content)
+}
+
+fn parse<T: DeserializeOwned>(member: &str, json: &[u8]) -> Result<T, ArchiveError> {
+    serde_json::from_slice(json)
+        .map_err(|source| ArchiveError::Json { member: member.to_owned(), source })
+}
+
+fn bounded(member: &str, images: usize) -> Result<(), ArchiveError> {
+    let says = |what| ArchiveError::Says { member: member.to_owned(), what };
+    match images > MAX_IMAGES {
+        true => Err(says(format!("{images} images, over the limit of {MAX_IMAGES}"))),
+        false => Ok(()),
+    }
+}
