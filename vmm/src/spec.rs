@@ -39,11 +39,87 @@ pub struct VmSpec {
     pub control: Inherited,
 }
 
+impl VmSpec {
+    /// Every descriptor it names.
+    pub fn descriptors(&self) -> impl Iterator<Item = Inherited> {
+        let disks = self.disks.iter().flatten().map(|disk| disk.image);
+        let ports = self.vsock.host_ports.iter().map(|port| port.socket);
+        [self.kvm, self.kernel, self.initramfs, self.vsock.listener, self.control]
+            .into_iter()
+            .chain(self.serial_log)
+            .chain(disks)
+            .chain(ports)
+    }
+
+    /// Finds what no machine can be made of, by the field's name.
+    pub fn check(&self) -> Result<(), SpecError> {
+        let Self { vcpus, ram_bytes, ref command_line, ref disks, ref vsock, .. } = *self;
+        if !(1..=MAX_VCPUS).contains(&vcpus) {
+            return Err(SpecError::Vcpus(vcpus));
+        }
+        if ram_bytes < MIN_RAM_BYTES || ram_bytes > MAX_RAM_BYTES || ram_bytes % RAM_STEP_BYTES != 0 {
+            return Err(SpecError::Ram(ram_bytes));
+        }
+        if disks.len() > MAX_DISKS {
+            return Err(SpecError::Disks(disks.len()));
+        }
+        if vsock.guest_cid < 3 || vsock.guest_cid == u32::MAX {
+            return Err(SpecError::GuestCid(vsock.guest_cid));
+        }
+        if let Some(at) = command_line.bytes().position(|byte| !(b' '..=b'~').contains(&byte)) {
+            return Err(SpecError::CommandLine { at });
+        }
+        let mut ports: Vec<u32> = vsock.host_ports.iter().map(|port| port.port).collect();
+        ports.sort_unstable();
+        match ports.windows(2).find(|pair| pair[0] == pair[1]) {
+            Some(pair) => Err(SpecError::PortTwice(pair[0])),
+            None => Ok(()),
+        }
+    }
+}
+
+/// What is wrong with a [`VmSpec`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SpecError {
+    /// `vcpus` is out of range.
+    #[error("vcpus is {0}, not 1 to {MAX_VCPUS}")]
+    Vcpus(u8),
+    /// `ram_bytes` is out of range or between two steps.
+    #[error(
+        "ram_bytes is {0}, not a multiple of {RAM_STEP_BYTES} from {MIN_RAM_BYTES} to {MAX_RAM_BYTES}"
+    )]
+    Ram(u64),
+    /// `disks` has too many slots.
+    #[error("{0} disks, over the limit of {MAX_DISKS}")]
+    Disks(usize),
+    /// `vsock.guest_cid` belongs to somebody else.
+    #[error("vsock.guest_cid is {0}, which no guest can have")]
+    GuestCid(u32),
+    /// `command_line` has a character that would not reach the kernel as it is.
+    #[error("command_line has a character at {at} that is not printable ASCII")]
+    CommandLine {
+        /// Its place.
+        at: usize,
+    },
+    /// `vsock.host_ports` names a port twice.
+    #[error("vsock.host_ports names port {0} twice")]
+    PortTwice(u32),
+}
+
 /// The most virtual CPUs a VM can have.
 pub const MAX_VCPUS: u8 = 32;
 
 /// The least memory that holds a kernel, an initramfs and an agent.
 pub const MIN_RAM_BYTES: u64 = 64 << 20;
+
+/// The most memory a VM can have: more than any machine this was made for.
+pub const MAX_RAM_BYTES: u64 = 1 << 40;
+
+/// Memory comes in large pages.
+pub const RAM_STEP_BYTES: u64 = 2 << 20;
+
+/// The most disk slots: what is left of the interrupts.
+pub const MAX_DISKS: usize = 16;
 
 /// A disk in a slot.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -127,4 +203,68 @@ pub enum Ending {
         /// One line.
         message: String,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A change to a field.
+    type Spoil = fn(&mut VmSpec);
+
+    fn spec() -> VmSpec {
+        VmSpec {
+            vcpus: 1,
+            ram_bytes: MIN_RAM_BYTES,
+            kvm: Inherited(3),
+            kernel: Inherited(4),
+            initramfs: Inherited(5),
+            command_line: "quiet".into(),
+            disks: vec![None, Some(DiskSpec { image: Inherited(6), read_only: true })],
+            vsock: VsockSpec {
+                guest_cid: 3,
+                listener: Inherited(7),
+                host_ports: vec![HostPort { port: 1024, socket: Inherited(8) }],
+            },
+            serial_log: None,
+            control: Inherited(9),
+        }
+    }
+
+    #[test]
+    fn each_field_out_of_range_is_named() {
+        assert_eq!(spec().check(), Ok(()));
+        let cases: [(Spoil, &str); 11] = [
+            (|spec| spec.vcpus = 0, "vcpus is 0"),
+            (|spec| spec.vcpus = 33, "vcpus is 33"),
+            (|spec| spec.ram_bytes = 1 << 20, "ram_bytes is 1048576"),
+            (|spec| spec.ram_bytes += 4096, "ram_bytes is 67112960"),
+            (|spec| spec.ram_bytes = 1 << 41, "ram_bytes is 2199023255552"),
+            (|spec| spec.disks = vec![None; 17], "17 disks"),
+            (|spec| spec.vsock.guest_cid = 2, "vsock.guest_cid is 2"),
+            (|spec| spec.vsock.guest_cid = u32::MAX, "vsock.guest_cid is 4294967295"),
+            (|spec| spec.command_line = "a\0b".into(), "command_line has a character at 1"),
+            (|spec| spec.command_line = "a b\n".into(), "command_line has a character at 3"),
+            (
+                |spec| {
+                    let again = HostPort { port: 1024, socket: Inherited(10) };
+                    spec.vsock.host_ports.push(again);
+                },
+                "vsock.host_ports names port 1024 twice",
+            ),
+        ];
+        for (spoil, want) in cases {
+            let mut spec = spec();
+            spoil(&mut spec);
+            let message = spec.check().unwrap_err().to_string();
+            assert!(message.starts_with(want), "{message}");
+        }
+    }
+
+    #[test]
+    fn every_descriptor_is_named() {
+        let mut numbers: Vec<_> = spec().descriptors().map(|fd| fd.0).collect();
+        numbers.sort_unstable();
+        assert_eq!(numbers, [3, 4, 5, 6, 7, 8, 9]);
+    }
 }

@@ -1,0 +1,91 @@
+//! The control socket: what the owner hears.
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use crate::ending::{Cause, Ends};
+use crate::event_loop::{Interest, Readiness, Subscriber, Watch};
+use crate::spec::{Ending, Report};
+
+/// This end of the control socket. A clone is the same.
+#[derive(Clone, Debug)]
+pub struct Control(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    socket: OwnedFd,
+    owner_gone: AtomicBool,
+}
+
+impl Control {
+    /// Takes the socket.
+    pub fn new(socket: OwnedFd) -> Self {
+        Self(Arc::new(Shared { socket, owner_gone: AtomicBool::new(false) }))
+    }
+
+    /// Tells of a moment, now. An owner who does not listen misses it.
+    pub fn mark(&self, name: impl Into<String>) {
+        let now = monotonic();
+        let monotonic_ns = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
+        self.send(&Report::Mark { name: name.into(), monotonic_ns }, libc::MSG_DONTWAIT);
+    }
+
+    /// Tells of the end. Waits for an owner who is slow; one who is gone will not miss it.
+    pub fn ended(&self, ending: Ending) {
+        self.send(&Report::Ended { ending }, 0);
+    }
+
+    /// The owner has closed its end.
+    pub fn owner_is_gone(&self) -> bool {
+        self.0.owner_gone.load(Ordering::Acquire)
+    }
+
+    fn send(&self, report: &Report, flags: libc::c_int) {
+        let Ok(packet) = serde_json::to_vec(report) else { return };
+        // SAFETY: the buffer is readable for its length; the descriptor is owned.
+        unsafe {
+            libc::send(
+                self.0.socket.as_raw_fd(),
+                packet.as_ptr().cast(),
+                packet.len(),
+                flags | libc::MSG_NOSIGNAL,
+            )
+        };
+    }
+}
+
+/// Since some moment before everything, the same for all processes.
+fn monotonic() -> Duration {
+    let mut now = MaybeUninit::<libc::timespec>::zeroed();
+    // SAFETY: `now` is writable, and the clock exists.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, now.as_mut_ptr()) };
+    // SAFETY: zero bits are a value of it, and the kernel may have written another.
+    let now = unsafe { now.assume_init() };
+    Duration::new(now.tv_sec.unsigned_abs(), u32::try_from(now.tv_nsec).unwrap_or(0))
+}
+
+/// Ends the VM when the owner closes its end.
+pub struct Owner {
+    control: Control,
+    ends: Ends,
+}
+
+impl Owner {
+    /// Watches the owner's end of `control`.
+    pub fn new(control: Control, ends: Ends, watch: &Watch) -> io::Result<Self> {
+        watch.add(control.0.socket.as_fd(), 0, Interest::Readable)?;
+        Ok(Self { control, ends })
+    }
+}
+
+impl Subscriber for Owner {
+    fn ready(&mut self, _: u32, _: Readiness) {
+        // The owner has nothing to say on this socket, so readable means closed.
+        self.control.0.owner_gone.store(true, Ordering::Release);
+        self.ends.tell(Cause::OwnerGone);
+    }
+}

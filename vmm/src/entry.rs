@@ -1,0 +1,207 @@
+//! The VMM process, from its first line to its last.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, RawFd};
+use std::process::ExitCode;
+use std::sync::{Arc, Barrier};
+
+use crate::control::{Control, Owner};
+use crate::devices::block::Disk;
+use crate::ending::{Cause, Ends};
+use crate::event_loop::{EventLoop, Interest, Readiness, Subscriber};
+use crate::inherit::{InheritError, Inheritance};
+use crate::jail::{self, JailError};
+use crate::kvm::{Kvm, KvmError};
+use crate::machine::{self, BuildError, Machine, Parts, Step};
+use crate::spec::{Ending, SpecError, VmSpec};
+use crate::sync::lock;
+use crate::vcpu::{self, Surroundings};
+
+/// Why the VM never ran, or ran no further.
+#[derive(Debug, thiserror::Error)]
+enum RunError {
+    #[error(transparent)]
+    Inherit(#[from] InheritError),
+    #[error("spec: {0}")]
+    Spec(#[from] SpecError),
+    #[error(transparent)]
+    Kvm(#[from] KvmError),
+    #[error(transparent)]
+    Build(#[from] BuildError),
+    #[error("jail: {0}")]
+    Jail(#[from] JailError),
+    #[error("thread of a vCPU: {0}")]
+    Thread(io::Error),
+    #[error("event loop: {0}")]
+    EventLoop(#[from] io::Error),
+}
+
+/// Runs the VM whose [`VmSpec`] is behind `spec_descriptor`, in JSON, to its end, which is told over
+/// its control socket. To be called from `main` of a process that does nothing else and has one
+/// thread: every descriptor it has and the spec does not name is closed.
+///
+/// The code is 0 when the guest ended by itself, whichever way; 1 otherwise. A spec that cannot be
+/// read at all is told on standard error.
+pub fn main(spec_descriptor: RawFd) -> ExitCode {
+    let mut inheritance = Inheritance::default();
+    let started = inheritance.read_spec(spec_descriptor).and_then(|spec| {
+        let control = Control::new(inheritance.take(spec.control, "control")?);
+        Ok((spec, control))
+    });
+    let (spec, control) = match started {
+        Ok(started) => started,
+        Err(error) => {
+            eprintln!("vmm: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    control.mark("vmm started");
+    end_on_panic(control.clone());
+    let ending = run(&spec, inheritance, &control)
+        .unwrap_or_else(|error| Ending::Failed { message: error.to_string() });
+    let by_itself = !matches!(ending, Ending::Failed { .. } | Ending::OwnerGone);
+    control.mark("ended");
+    control.ended(ending);
+    // Other threads may still run the guest, if only to find it at its end.
+    std::process::exit(if by_itself { 0 } else { 1 })
+}
+
+fn run(spec: &VmSpec, mut inheritance: Inheritance, control: &Control) -> Result<Ending, RunError> {
+    spec.check()?;
+    jail::close_all_but(spec)?;
+    let ends = Ends::new()?;
+    let mut event_loop = EventLoop::new()?;
+    event_loop.subscribe(|watch| {
+        watch.add(ends.as_fd(), 0, Interest::Edges)?;
+        Ok::<_, io::Error>(Woken)
+    })?;
+    event_loop.subscribe(|watch| Owner::new(control.clone(), ends.clone(), &watch))?;
+
+    let parts = parts(spec, &mut inheritance, control)?;
+    let machine = machine::build(parts, &mut event_loop, &ends)?;
+
+    jail::drop_privileges()?;
+    let surroundings = Surroundings {
+        memory: machine.memory_bus.clone(),
+        ports: machine.port_bus.clone(),
+        ends: ends.clone(),
+        start_line: Arc::new(Barrier::new(machine.vcpus.len() + 1)),
+    };
+    let Machine { vcpus, last_words, leave, vm, memory, .. } = machine;
+    for (index, vcpu) in (0..).zip(vcpus) {
+        vcpu::spawn(index, vcpu, surroundings.clone(), jail::confine_vcpu)
+            .map_err(RunError::Thread)?;
+    }
+    jail::confine_event_loop()?;
+    control.mark("vcpus running");
+    surroundings.start_line.wait();
+
+    let cause = loop {
+        match ends.cause() {
+            Some(cause) => break cause.clone(),
+            None => event_loop.turn()?,
+        }
+    };
+    // What the guest wrote before its end arrives whole, for as long as there is somebody to care.
+    leave.hang_up();
+    while !leave.is_drained() && !control.owner_is_gone() {
+        event_loop.turn()?;
+    }
+    let words = lock(&last_words);
+    let ending = ending(cause, words.panic(), words.text());
+    // The guest's other vCPUs may still be running in these; the process takes them along.
+    std::mem::forget((vm, memory));
+    Ok(ending)
+}
+
+/// Takes over everything the spec names.
+fn parts(
+    spec: &VmSpec,
+    inheritance: &mut Inheritance,
+    control: &Control,
+) -> Result<Parts, RunError> {
+    let mut disks = Vec::with_capacity(spec.disks.len());
+    for disk in &spec.disks {
+        let disk = disk.as_ref().map(|disk| {
+            let image = inheritance.take(disk.image, "a disk")?;
+            Ok::<_, InheritError>(Disk { image: File::from(image), read_only: disk.read_only })
+        });
+        disks.push(disk.transpose()?);
+    }
+    let host_ports = spec.vsock.host_ports.iter();
+    let host_ports = host_ports
+        .map(|port| Ok((port.port, inheritance.take(port.socket, "a port of the host")?)))
+        .collect::<Result<_, InheritError>>()?;
+    let serial_log = spec.serial_log.map(|log| inheritance.take(log, "serial_log")).transpose()?;
+    let (dialling, reaching) = (control.clone(), control.clone());
+    Ok(Parts {
+        vcpus: spec.vcpus,
+        ram_bytes: spec.ram_bytes,
+        kvm: Kvm::new(inheritance.take(spec.kvm, "kvm")?)?,
+        kernel: inheritance.take(spec.kernel, "kernel")?.into(),
+        initramfs: inheritance.take(spec.initramfs, "initramfs")?.into(),
+        command_line: spec.command_line.clone(),
+        disks,
+        guest_cid: spec.vsock.guest_cid,
+        listener: inheritance.take(spec.vsock.listener, "vsock.listener")?,
+        host_ports,
+        serial_log: serial_log.map(File::from),
+        dialled: Box::new(move |port| dialling.mark(format!("guest dialled host port {port}"))),
+        reached: Box::new(move |step| {
+            reaching.mark(match step {
+                Step::KvmReady => "kvm ready",
+                Step::Loaded => "kernel loaded",
+            });
+        }),
+    })
+}
+
+/// What the owner is told.
+fn ending(cause: Cause, panic: Option<&str>, last_words: String) -> Ending {
+    match (cause, panic) {
+        (Cause::Reset | Cause::TripleFault, Some(message)) => {
+            Ending::Panicked { message: message.to_owned(), last_words }
+        }
+        (Cause::Reset, None) => Ending::PoweredOff,
+        (Cause::TripleFault, None) => Ending::TripleFault { last_words },
+        (Cause::KvmStopped(reason), _) => Ending::KvmStopped { reason, last_words },
+        (Cause::OwnerGone, _) => Ending::OwnerGone,
+        (Cause::Failed(message), _) => Ending::Failed { message },
+    }
+}
+
+/// A thread that panics takes the VM along, and the owner hears where.
+fn end_on_panic(control: Control) {
+    std::panic::set_hook(Box::new(move |panic| {
+        control.ended(Ending::Failed { message: format!("the VMM has a bug: {panic}") });
+        std::process::exit(1);
+    }));
+}
+
+/// Ends wake the event loop, which then looks at them.
+struct Woken;
+
+impl Subscriber for Woken {
+    fn ready(&mut self, _: u32, _: Readiness) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reset_is_a_power_off_unless_the_guest_spoke_of_a_panic() {
+        let words = || "last".to_owned();
+        assert_eq!(ending(Cause::Reset, None, words()), Ending::PoweredOff);
+        assert_eq!(
+            ending(Cause::Reset, Some("no init"), words()),
+            Ending::Panicked { message: "no init".into(), last_words: words() }
+        );
+        assert_eq!(
+            ending(Cause::TripleFault, None, words()),
+            Ending::TripleFault { last_words: words() }
+        );
+        assert_eq!(ending(Cause::OwnerGone, Some("no init"), words()), Ending::OwnerGone);
+    }
+}

@@ -1,0 +1,107 @@
+//! The system calls of each thread kind, and why.
+//!
+//! Everything else kills the process: a call that is not here is either a bug or an attack, and in
+//! both cases the VM is better off dead. The release build is static against musl and the test build
+//! dynamic against glibc; where they differ, both names are here.
+
+use libc::c_long;
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
+    SeccompRule, TargetArch, apply_filter,
+};
+
+use super::JailError;
+
+/// `KVM_RUN` (`_IO(0xae, 0x80)`).
+const KVM_RUN: u64 = 0xae80;
+
+/// What both kinds of thread do.
+const EVERYONE: &[c_long] = &[
+    libc::SYS_brk,            // allocator
+    libc::SYS_mmap,           // allocator
+    libc::SYS_munmap,         // allocator
+    libc::SYS_mremap,         // allocator, when a buffer grows
+    libc::SYS_mprotect,       // allocator of glibc, when an arena grows
+    libc::SYS_madvise,        // allocator, and the end of a thread's stack
+    libc::SYS_futex,          // locks, and the start line
+    libc::SYS_read,           // kicks
+    libc::SYS_write,          // interrupts, ends, the serial log
+    libc::SYS_close,          // sockets
+    libc::SYS_clock_gettime,  // marks, where there is no vDSO for the clock
+    libc::SYS_sendto,         // reports; the backlog of a socket
+    libc::SYS_rt_sigprocmask, // the end of a thread, and `abort`
+    libc::SYS_rt_sigreturn,   // a signal that stopped and continued us
+    libc::SYS_restart_syscall, // the same
+    libc::SYS_sigaltstack,    // the end of a thread
+    libc::SYS_gettid,         // `abort`
+    libc::SYS_tkill,          // `abort` of musl
+    libc::SYS_exit_group,     // the end
+];
+
+/// What a vCPU does besides: it runs the guest, and ends.
+const VCPU: &[c_long] = &[
+    libc::SYS_exit, // its end
+];
+
+/// What the event loop does besides.
+const EVENT_LOOP: &[c_long] = &[
+    libc::SYS_epoll_pwait, // waiting
+    libc::SYS_epoll_ctl,   // a new socket
+    libc::SYS_accept4,     // a client of the listener
+    libc::SYS_recvfrom,    // what it says first
+    libc::SYS_recvmsg,     // from a socket into guest memory
+    libc::SYS_sendmsg,     // from guest memory into a socket
+    libc::SYS_shutdown,    // half of a socket
+    libc::SYS_preadv,      // from a disk
+    libc::SYS_pwritev,     // to a disk
+    libc::SYS_fdatasync,   // flush
+    libc::SYS_getrandom,   // entropy for the guest; hash maps
+];
+
+/// Confines a vCPU's thread, and with it what it calls: the transports of all devices.
+pub fn confine_vcpu() -> Result<(), JailError> {
+    let run = SeccompCondition::new(1, SeccompCmpArgLen::Qword, SeccompCmpOp::Eq, KVM_RUN)?;
+    let run = (libc::SYS_ioctl, vec![SeccompRule::new(vec![run])?]);
+    confine([EVERYONE, VCPU], Some(run))
+}
+
+/// Confines the event loop's thread.
+pub fn confine_event_loop() -> Result<(), JailError> {
+    confine([EVERYONE, EVENT_LOOP], None)
+}
+
+fn confine(
+    lists: [&[c_long]; 2],
+    more: Option<(c_long, Vec<SeccompRule>)>,
+) -> Result<(), JailError> {
+    // An empty list of conditions is no condition.
+    let rules = lists.concat().into_iter().map(|call| (call, vec![])).chain(more).collect();
+    let filter = SeccompFilter::new(
+        rules,
+        SeccompAction::KillProcess,
+        SeccompAction::Allow,
+        ARCHITECTURE,
+    )?;
+    let program: BpfProgram = filter.try_into()?;
+    Ok(apply_filter(&program)?)
+}
+
+#[cfg(target_arch = "x86_64")]
+const ARCHITECTURE: TargetArch = TargetArch::x86_64;
+#[cfg(target_arch = "aarch64")]
+const ARCHITECTURE: TargetArch = TargetArch::aarch64;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_vmm_needs_forty_system_calls_at_most() {
+        let mut calls = [EVERYONE, VCPU, EVENT_LOOP, &[libc::SYS_ioctl]].concat();
+        calls.sort_unstable();
+        let named = calls.len();
+        calls.dedup();
+        assert_eq!(calls.len(), named, "a call is named twice");
+        assert!(named <= 40, "{named}");
+    }
+}
