@@ -7,12 +7,13 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result};
 use flate2::{Compression, GzBuilder};
+use rustix::process::geteuid;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
@@ -28,24 +29,30 @@ const BUSYBOX: &str = "/bin/busybox";
 /// The directory's name among the outputs.
 const ROOTFS: &str = "demo-rootfs";
 
-const DIRECTORIES: &[(&str, u32)] = &[
-    ("bin", 0o755),
-    ("dev", 0o755),
-    ("etc", 0o755),
-    ("home", 0o755),
-    ("home/demo", 0o755),
-    ("mnt", 0o755),
-    ("proc", 0o555),
-    ("root", 0o700),
-    ("run", 0o755),
-    ("sbin", 0o755),
-    ("sys", 0o555),
-    ("tmp", 0o1777),
-    ("usr", 0o755),
-    ("usr/bin", 0o755),
-    ("usr/sbin", 0o755),
-    ("var", 0o755),
-    ("var/tmp", 0o1777),
+/// User and group 1000 of the files below.
+const DEMO: u32 = 1000;
+
+const ROOT: u32 = 0;
+
+/// Path, mode, and the number of its user and group.
+const DIRECTORIES: &[(&str, u32, u32)] = &[
+    ("bin", 0o755, ROOT),
+    ("dev", 0o755, ROOT),
+    ("etc", 0o755, ROOT),
+    ("home", 0o755, ROOT),
+    ("home/demo", 0o755, DEMO),
+    ("mnt", 0o755, ROOT),
+    ("proc", 0o555, ROOT),
+    ("root", 0o700, ROOT),
+    ("run", 0o755, ROOT),
+    ("sbin", 0o755, ROOT),
+    ("sys", 0o555, ROOT),
+    ("tmp", 0o1777, ROOT),
+    ("usr", 0o755, ROOT),
+    ("usr/bin", 0o755, ROOT),
+    ("usr/sbin", 0o755, ROOT),
+    ("var", 0o755, ROOT),
+    ("var/tmp", 0o1777, ROOT),
 ];
 
 const FILES: &[(&str, &str)] = &[
@@ -95,10 +102,10 @@ fn applets() -> Result<Vec<String>> {
     Ok(list.lines().map(str::to_owned).collect())
 }
 
-/// What stands at a path of the image. All of it belongs to root.
+/// What stands at a path of the image. All but directories belong to root.
 #[derive(Debug, PartialEq, Eq)]
 enum Node {
-    Directory { mode: u32 },
+    Directory { mode: u32, owner: u32 },
     File { mode: u32, bytes: Vec<u8> },
     Symlink { target: String },
 }
@@ -108,9 +115,11 @@ struct Image(BTreeMap<String, Node>);
 
 impl Image {
     fn new(busybox: Vec<u8>, applets: &[String]) -> Self {
-        let directories =
-            DIRECTORIES.iter().map(|&(path, mode)| (path.to_owned(), Node::Directory { mode }));
-        let links = applets.iter().map(|path| {
+        let directories = DIRECTORIES
+            .iter()
+            .map(|&(path, mode, owner)| (path.to_owned(), Node::Directory { mode, owner }));
+        // What stands in the root itself is for initial RAM disks.
+        let links = applets.iter().filter(|path| path.contains('/')).map(|path| {
             let up = "../".repeat(path.matches('/').count());
             (path.clone(), Node::Symlink { target: format!("{up}bin/busybox") })
         });
@@ -127,8 +136,10 @@ impl Image {
         let mut tar = tar::Builder::new(Vec::new());
         for (path, node) in &self.0 {
             match node {
-                Node::Directory { mode } => {
+                Node::Directory { mode, owner } => {
                     let mut header = header(tar::EntryType::Directory, *mode, 0);
+                    header.set_uid(u64::from(*owner));
+                    header.set_gid(u64::from(*owner));
                     tar.append_data(&mut header, format!("{path}/"), [].as_slice())?;
                 }
                 Node::File { mode, bytes } => {
@@ -209,8 +220,13 @@ impl Image {
         }
         // Once they are filled: a directory may deny writing.
         for (path, node) in &self.0 {
-            if let Node::Directory { mode } = node {
-                set_mode(&root.join(path), *mode)?;
+            if let Node::Directory { mode, owner } = node {
+                let path = root.join(path);
+                // Without the right to give it away, whoever builds this keeps it.
+                if geteuid().is_root() {
+                    chown(&path, Some(*owner), Some(*owner))?;
+                }
+                set_mode(&path, *mode)?;
             }
         }
         Ok(())
@@ -245,7 +261,7 @@ mod tests {
     use super::*;
 
     fn small() -> Image {
-        let applets = ["bin/busybox", "bin/sh", "usr/bin/env"].map(str::to_owned);
+        let applets = ["bin/busybox", "bin/sh", "linuxrc", "usr/bin/env"].map(str::to_owned);
         Image::new(b"\x7fELF".to_vec(), &applets)
     }
 
@@ -255,6 +271,7 @@ mod tests {
         assert_eq!(nodes["bin/sh"], Node::Symlink { target: "../bin/busybox".into() });
         assert_eq!(nodes["usr/bin/env"], Node::Symlink { target: "../../bin/busybox".into() });
         assert!(matches!(nodes["bin/busybox"], Node::File { mode: 0o755, .. }));
+        assert!(!nodes.contains_key("linuxrc"));
     }
 
     #[test]
