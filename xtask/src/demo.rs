@@ -29,7 +29,7 @@ const BUSYBOX: &str = "/bin/busybox";
 /// The directory's name among the outputs.
 const ROOTFS: &str = "demo-rootfs";
 
-/// User and group 1000 of the files below.
+/// The number of the user of that name and of its group.
 const DEMO: u32 = 1000;
 
 const ROOT: u32 = 0;
