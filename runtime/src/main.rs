@@ -1,2 +1,51 @@
-//! (being built)
-fn main() {}
+//! `microvm`: runs OCI containers, each in a virtual machine of its own.
+//!
+//! One file is everything: the command line, the supervisor of a container in the background and the
+//! VM's process, which are this program again behind a hidden first word. `docs/architecture.md` has
+//! the picture.
+
+mod attend;
+mod cli;
+mod detach;
+mod dial;
+mod doctor;
+mod exit;
+mod host;
+mod kvm;
+mod log;
+mod plan;
+mod relay;
+mod run;
+mod sandbox;
+mod session;
+mod settings;
+mod signals;
+mod state;
+mod terminal;
+mod timeline;
+mod undo;
+mod visit;
+mod vm;
+mod wishes;
+
+use std::env;
+use std::process::ExitCode;
+
+use crate::exit::Failure;
+
+fn main() -> ExitCode {
+    let end = match env::args_os().nth(1).as_deref().and_then(|word| word.to_str()) {
+        Some(vm::VERB) => return vm::be_the_vm(env::args_os().nth(2).as_deref()),
+        Some(detach::VERB) => detach::supervise(),
+        _ => cli::main(),
+    };
+    match end {
+        Ok(code) => code.into(),
+        Err(Failure { message, code }) => {
+            if !message.is_empty() {
+                eprintln!("microvm: {message}");
+            }
+            code.into()
+        }
+    }
+}

@@ -1,0 +1,206 @@
+//! The command line: arguments → struct → one call into the engine. One file per verb.
+
+mod doctor;
+mod exec;
+mod images;
+mod kill;
+mod load;
+mod logs;
+mod ps;
+mod rm;
+mod rmi;
+mod run;
+mod stop;
+mod version;
+mod wait;
+
+use std::path::{Path, PathBuf, absolute};
+
+use clap::{Parser, Subcommand};
+
+use crate::exit::Failure;
+use crate::settings::{self, BootFile, Settings};
+use crate::state::Root;
+use crate::visit::Visited;
+
+/// Runs OCI containers, each in a virtual machine of its own.
+#[derive(Parser, Debug)]
+#[command(name = "microvm", version, disable_help_subcommand = true)]
+struct Cli {
+    /// Keep the state of containers in DIR. [default: /run/microvm, or $XDG_RUNTIME_DIR/microvm]
+    #[arg(long, value_name = "DIR")]
+    root: Option<PathBuf>,
+    /// Keep images in DIR. [default: /var/lib/microvm, or $XDG_DATA_HOME/microvm]
+    #[arg(long, value_name = "DIR")]
+    store: Option<PathBuf>,
+    /// Boot guests from this kernel. [default: $MICROVM_KERNEL, or vmlinux beside this program or in
+    /// /usr/local/lib/microvm or /usr/lib/microvm]
+    #[arg(long, value_name = "FILE")]
+    kernel: Option<PathBuf>,
+    /// Boot guests with this initramfs. [default: $MICROVM_INITRAMFS, or initramfs.cpio in the same
+    /// places]
+    #[arg(long, value_name = "FILE")]
+    initramfs: Option<PathBuf>,
+    /// Show what the guest's kernel says.
+    #[arg(long)]
+    debug: bool,
+    /// Write where the time of a run went to FILE, as JSON lines.
+    #[arg(long, value_name = "FILE")]
+    timeline: Option<PathBuf>,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand, Debug)]
+enum Verb {
+    Run(Box<run::Run>),
+    Exec(exec::Exec),
+    Ps(ps::Ps),
+    Logs(logs::Logs),
+    Wait(wait::Wait),
+    Kill(kill::Kill),
+    Stop(stop::Stop),
+    Rm(rm::Rm),
+    Load(load::Load),
+    Images(images::Images),
+    Rmi(rmi::Rmi),
+    Doctor(doctor::Doctor),
+    Version(version::Version),
+}
+
+/// Does what the command line says; gives back the exit code.
+pub(crate) fn main() -> Result<u8, Failure> {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return Ok(usage(&error)),
+    };
+    let settings = resolve(&cli)?;
+    match cli.verb {
+        Verb::Run(verb) => verb.call(settings),
+        Verb::Exec(verb) => verb.call(&settings),
+        Verb::Ps(verb) => verb.call(&settings),
+        Verb::Logs(verb) => verb.call(&settings),
+        Verb::Wait(verb) => verb.call(&settings),
+        Verb::Kill(verb) => verb.call(&settings),
+        Verb::Stop(verb) => verb.call(&settings),
+        Verb::Rm(verb) => verb.call(&settings),
+        Verb::Load(verb) => verb.call(&settings),
+        Verb::Images(verb) => verb.call(&settings),
+        Verb::Rmi(verb) => verb.call(&settings),
+        Verb::Doctor(verb) => verb.call(&settings),
+        Verb::Version(verb) => verb.call(),
+    }
+}
+
+/// Help was asked for, or is needed.
+fn usage(error: &clap::Error) -> u8 {
+    let wanted = !error.use_stderr();
+    // With nobody to read it there is nothing to do about it.
+    let _ = error.print();
+    if wanted { 0 } else { crate::exit::OURS }
+}
+
+/// Fills in what was left out; a supervisor in the background may not stay in this directory.
+fn resolve(cli: &Cli) -> Result<Settings, Failure> {
+    let named = |given: &Option<PathBuf>, file| {
+        given.clone().or_else(|| settings::named_by_environment(file)).map(absolute).transpose()
+    };
+    Ok(Settings {
+        root: absolute(cli.root.clone().unwrap_or_else(settings::usual_root))?,
+        store: absolute(cli.store.clone().unwrap_or_else(settings::usual_store))?,
+        kernel: named(&cli.kernel, BootFile::Kernel)?,
+        initramfs: named(&cli.initramfs, BootFile::Initramfs)?,
+        debug: cli.debug,
+        timeline: cli.timeline.as_deref().map(absolute::<&Path>).transpose()?,
+    })
+}
+
+/// Does `deed` to every container named, and stops at the first that will not have it done.
+fn each(
+    settings: &Settings,
+    names: &[String],
+    deed: impl Fn(&Root, Visited) -> Result<(), Failure>,
+) -> Result<u8, Failure> {
+    let root = Root::open(&settings.root)?;
+    for name in names {
+        deed(&root, Visited::new(root.find(name)?)?)?;
+        println!("{name}");
+    }
+    Ok(0)
+}
+
+/// A table for people: columns as wide as their widest cell.
+fn table(rows: &[Vec<String>]) -> String {
+    let columns = rows.first().map_or(0, Vec::len);
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max();
+    let widths: Vec<usize> = (0..columns).map(|column| width(column).unwrap_or(0)).collect();
+    let mut text = String::new();
+    for row in rows {
+        let mut line = String::new();
+        for (cell, width) in row.iter().zip(&widths) {
+            line.push_str(&format!("{cell:width$}   "));
+        }
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+/// How long ago `time` (RFC 3339) was, in the two largest units.
+fn ago(time: &str) -> String {
+    let Ok(then) = humantime::parse_rfc3339(time) else { return time.to_owned() };
+    let seconds = then.elapsed().unwrap_or_default().as_secs();
+    let words = humantime::format_duration(std::time::Duration::from_secs(seconds)).to_string();
+    let largest: Vec<&str> = words.split(' ').take(2).collect();
+    format!("{} ago", largest.join(" "))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn parse(words: &[&str]) -> Cli {
+        Cli::try_parse_from([&["microvm"], words].concat()).unwrap()
+    }
+
+    #[test]
+    fn the_command_line_is_consistent_in_itself() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn what_stands_behind_the_image_is_the_containers_own() {
+        let Verb::Run(run) = parse(&["run", "--rm", "-it", "demo", "ls", "--rm", "-e", "--"]).verb
+        else {
+            panic!("not a run")
+        };
+        assert!(run.wishes.rm && run.wishes.process.interactive && run.wishes.process.tty);
+        assert_eq!(run.wishes.image_and_command, ["demo", "ls", "--rm", "-e", "--"]);
+        assert!(run.wishes.process.env.is_empty());
+    }
+
+    #[test]
+    fn an_option_nobody_knows_is_not_taken_for_an_image() {
+        for words in [["run", "--bogus", "demo"], ["exec", "--bogus", "box"]] {
+            assert!(Cli::try_parse_from([&["microvm"], &words[..]].concat()).is_err(), "{words:?}");
+        }
+    }
+
+    #[test]
+    fn numbers_are_judged_later_whatever_they_look_like() {
+        for word in ["-5m", "lots", ""] {
+            let memory = format!("--memory={word}");
+            let Verb::Run(run) = parse(&["run", &memory, "demo"]).verb else { panic!("not a run") };
+            assert_eq!(run.wishes.memory.as_deref(), Some(word));
+        }
+    }
+
+    #[test]
+    fn a_table_lines_up_and_has_no_trailing_spaces() {
+        let rows =
+            [["NAME", "IMAGE"], ["a-long-name", "x"]].map(|row| row.map(String::from).to_vec());
+        assert_eq!(table(&rows), "NAME          IMAGE\na-long-name   x\n");
+    }
+}

@@ -1,0 +1,33 @@
+use clap::Args;
+
+use crate::exit::Failure;
+use crate::settings::Settings;
+use crate::state::Root;
+use crate::visit::Visited;
+
+/// Remove ended containers.
+#[derive(Args, Debug)]
+pub(super) struct Rm {
+    /// End running ones first.
+    #[arg(short, long)]
+    force: bool,
+    /// The containers' names, or the beginnings of their ids.
+    #[arg(required = true, value_name = "NAME")]
+    names: Vec<String>,
+}
+
+impl Rm {
+    pub(super) fn call(self, settings: &Settings) -> Result<u8, Failure> {
+        let root = Root::open(&settings.root)?;
+        for word in &self.names {
+            let entry = root.find(word)?;
+            let name = entry.dir.name().clone();
+            if entry.alive && self.force {
+                Visited::new(entry)?.end(None)?;
+            }
+            root.remove(&name)?;
+            println!("{word}");
+        }
+        Ok(0)
+    }
+}

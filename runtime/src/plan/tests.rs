@@ -1,0 +1,299 @@
+use std::path::Path;
+
+use super::*;
+
+fn host() -> Host {
+    Host {
+        memory_bytes: 4 << 30,
+        terminal: TerminalSize { rows: 50, columns: 132 },
+        stdin_is_terminal: true,
+        environment: BTreeMap::from([("LANG".to_owned(), "C.UTF-8".to_owned())]),
+        id: Id::from_bits([0xab; 32]),
+    }
+}
+
+fn words(words: &[&str]) -> Vec<String> {
+    words.iter().map(|&word| word.to_owned()).collect()
+}
+
+fn run(words_behind_run: &[&str]) -> Wishes {
+    Wishes { image_and_command: words(words_behind_run), ..Wishes::default() }
+}
+
+fn planned(wishes: &Wishes) -> Plan {
+    container(&image::Config::default(), wishes, &host()).unwrap()
+}
+
+fn refused(wishes: &Wishes) -> String {
+    container(&image::Config::default(), wishes, &host()).unwrap_err().to_string()
+}
+
+#[test]
+fn what_runs_follows_dockers_rules_of_entrypoint_and_command() {
+    type Words = &'static [&'static str];
+    // The image's entrypoint and command, --entrypoint, the command given → what runs.
+    let rules: [(Words, Words, Option<&str>, Words, Words); 8] = [
+        (&[], &["sh"], None, &[], &["sh"]),
+        (&[], &["sh"], None, &["ls", "-l"], &["ls", "-l"]),
+        (&["/init"], &["--serve"], None, &[], &["/init", "--serve"]),
+        (&["/init"], &["--serve"], None, &["--help"], &["/init", "--help"]),
+        (&["/init"], &["--serve"], Some("sh"), &[], &["sh"]),
+        (&["/init"], &["--serve"], Some("sh"), &["-c", "x"], &["sh", "-c", "x"]),
+        (&["/init"], &["--serve"], Some(""), &["ls"], &["ls"]),
+        (&[], &[], None, &["ls"], &["ls"]),
+    ];
+    for (image_entrypoint, image_command, entrypoint, command, runs) in rules {
+        let image = image::Config {
+            entrypoint: words(image_entrypoint),
+            command: words(image_command),
+            ..image::Config::default()
+        };
+        let wishes = Wishes {
+            entrypoint: entrypoint.map(str::to_owned),
+            ..run(&[&["demo"], command].concat())
+        };
+        let plan = container(&image, &wishes, &host()).unwrap();
+        assert_eq!(plan.container.process.args, words(runs), "{wishes:?}");
+    }
+}
+
+#[test]
+fn nothing_to_run_is_refused_with_the_images_name() {
+    assert_eq!(refused(&run(&["demo"])), "no command given, and demo has none");
+    let reset = Wishes { entrypoint: Some(String::new()), ..run(&["demo"]) };
+    let image = image::Config { command: words(&["sh"]), ..image::Config::default() };
+    assert!(matches!(container(&image, &reset, &host()), Err(PlanError::NoCommand { .. })));
+    assert_eq!(refused(&run(&[])), "no image given (and no --rootfs)");
+}
+
+#[test]
+fn with_a_directory_as_root_every_word_is_the_command() {
+    let wishes = Wishes { rootfs: Some(PathBuf::from("/srv/root")), ..run(&["/bin/sh", "-l"]) };
+    assert_eq!(planned(&wishes).container.process.args, words(&["/bin/sh", "-l"]));
+}
+
+#[test]
+fn memory_is_read_as_docker_reads_it_and_kept_within_the_machine() {
+    for (word, mebibytes) in [
+        ("64m", 64),
+        ("65M", 66), // in steps of 2 MiB
+        ("1g", 1024),
+        ("1.5g", 1536),
+        ("1GiB", 1024),
+        ("131072k", 128),
+        ("134217728", 128),
+        ("4g", 4096),
+    ] {
+        let wishes = Wishes { memory: Some(word.to_owned()), ..run(&["demo", "true"]) };
+        assert_eq!(planned(&wishes).ram_bytes, mebibytes << 20, "{word}");
+    }
+    assert_eq!(planned(&run(&["demo", "true"])).ram_bytes, 512 << 20);
+    for (word, complaint) in [
+        ("1m", "less than the least a VM needs, 64m"),
+        ("0", "less than the least"),
+        ("1t", "more than this machine has, 4096m"),
+        ("99999999999999999999999t", "more than this machine has"),
+        ("-5m", "not a size"),
+        ("lots", "not a size"),
+        ("", "not a size"),
+        ("m", "not a size"),
+        ("1e9", "not a size"),
+        ("inf", "not a size"),
+        ("1..5g", "not a size"),
+    ] {
+        let said = refused(&Wishes { memory: Some(word.to_owned()), ..run(&["demo", "true"]) });
+        assert!(said.starts_with("--memory") && said.contains(complaint), "{word}: {said}");
+    }
+}
+
+#[test]
+fn cpus_are_whole_and_from_1_to_32() {
+    for (word, vcpus) in [("1", 1), ("32", 32), ("0.5", 1), ("1.5", 2), ("31.1", 32)] {
+        let wishes = Wishes { cpus: Some(word.to_owned()), ..run(&["demo", "true"]) };
+        assert_eq!(planned(&wishes).vcpus, vcpus, "{word}");
+    }
+    assert_eq!(planned(&run(&["demo", "true"])).vcpus, 1);
+    for word in ["0", "-1", "33", "32.1", "1000", "many", "", "nan", "inf"] {
+        let said = refused(&Wishes { cpus: Some(word.to_owned()), ..run(&["demo", "true"]) });
+        assert_eq!(said, format!("--cpus {word:?} is not a number from 1 to 32"));
+    }
+}
+
+#[test]
+fn a_container_without_a_name_goes_by_the_beginning_of_its_id() {
+    let plan = planned(&run(&["demo", "true"]));
+    assert_eq!(plan.name.as_ref(), "abababababab");
+    assert_eq!(plan.container.hostname.as_deref(), Some("abababababab"));
+    let wishes = Wishes {
+        name: Some("web".to_owned()),
+        hostname: Some("www.example".to_owned()),
+        ..run(&["demo", "true"])
+    };
+    let plan = planned(&wishes);
+    assert_eq!(plan.name.as_ref(), "web");
+    assert_eq!(plan.container.hostname.as_deref(), Some("www.example"));
+    for name in ["", "../x", "a/b"] {
+        let said = refused(&Wishes { name: Some(name.to_owned()), ..run(&["demo", "true"]) });
+        assert!(said.contains("not a container name"), "{said}");
+    }
+    for name in ["", "-x", "a..b", "a b", &"a".repeat(65)] {
+        let said = refused(&Wishes { hostname: Some(name.to_owned()), ..run(&["demo", "true"]) });
+        assert!(said.contains("not a host name"), "{said}");
+    }
+}
+
+#[test]
+fn the_environment_is_ours_then_the_images_then_the_callers() {
+    let image = image::Config {
+        env: words(&["PATH=/opt/bin", "A=image", "B=image", "rubbish", "=x"]),
+        ..image::Config::default()
+    };
+    let mut wishes = run(&["demo", "true"]);
+    wishes.process.env = words(&["B=caller", "C=1=2", "LANG", "NOT_SET_HERE", "EMPTY="]);
+    let plan = container(&image, &wishes, &host()).unwrap();
+    assert_eq!(
+        plan.container.process.env,
+        words(&[
+            "PATH=/opt/bin",
+            "HOSTNAME=abababababab",
+            "container=microvm",
+            "A=image",
+            "B=caller",
+            "C=1=2",
+            "LANG=C.UTF-8",
+            "EMPTY=",
+        ])
+    );
+    wishes.process.env = words(&["=x"]);
+    assert_eq!(refused(&wishes), "--env \"=x\" has no name");
+}
+
+#[test]
+fn a_variable_is_not_replaced_by_one_whose_name_begins_like_it() {
+    let mut wishes = run(&["demo", "true"]);
+    wishes.process.env = words(&["PATHS=1", "PA=2"]);
+    let env = planned(&wishes).container.process.env;
+    assert!(env[0].starts_with("PATH=/usr/local/sbin"), "{env:?}");
+    assert!(env.contains(&"PATHS=1".to_owned()) && env.contains(&"PA=2".to_owned()), "{env:?}");
+}
+
+#[test]
+fn the_streams_are_those_that_were_asked_for() {
+    let size = TerminalSize { rows: 50, columns: 132 };
+    let pipes = |stdin| Stdio::Pipes { stdin, stdout: true, stderr: true };
+    for (interactive, tty, detach, on_terminal, expected) in [
+        (false, false, false, true, Some(pipes(false))),
+        (true, false, false, false, Some(pipes(true))),
+        (true, true, false, true, Some(Stdio::Terminal { size })),
+        (false, true, false, false, Some(Stdio::Terminal { size })),
+        (true, true, true, false, Some(Stdio::Terminal { size })),
+        (true, true, false, false, None),
+    ] {
+        let mut wishes = Wishes { detach, ..run(&["demo", "true"]) };
+        wishes.process = ProcessWishes { interactive, tty, ..ProcessWishes::default() };
+        let host = Host { stdin_is_terminal: on_terminal, ..host() };
+        match (container(&image::Config::default(), &wishes, &host), expected) {
+            (Ok(plan), Some(expected)) => {
+                assert_eq!(plan.container.process.stdio, expected, "{wishes:?}");
+                let told = plan.container.process.env.contains(&"TERM=xterm".to_owned());
+                assert_eq!(told, tty, "{wishes:?}");
+            }
+            (planned, expected) => {
+                assert_eq!(planned.err(), Some(PlanError::NoTerminal), "{expected:?}")
+            }
+        }
+    }
+}
+
+#[test]
+fn the_user_and_directory_are_the_callers_or_the_images_or_root_in_the_root() {
+    let image = image::Config {
+        user: Some("app:app".to_owned()),
+        working_dir: Some("srv".to_owned()),
+        ..image::Config::default()
+    };
+    let name = |name: &str| Who::Name { name: name.to_owned() };
+    let plain = run(&["demo", "true"]);
+    let mut asked = plain.clone();
+    asked.process.user = Some("1000:100".to_owned());
+    asked.process.workdir = Some("/etc".to_owned());
+    for (image, wishes, who, cwd) in [
+        (&image, &plain, name("app:app"), "/srv"),
+        (&image, &asked, name("1000:100"), "/etc"),
+        (&image::Config::default(), &plain, Who::Ids { uid: 0, gid: 0 }, "/"),
+    ] {
+        let process = container(image, wishes, &host()).unwrap().container.process;
+        assert_eq!((process.user.who, process.cwd.as_path()), (who, Path::new(cwd)));
+    }
+    asked.process.workdir = Some("etc".to_owned());
+    assert_eq!(refused(&asked), "--workdir \"etc\" is not an absolute path");
+}
+
+#[test]
+fn root_in_a_container_is_not_root_of_its_kernel() {
+    let container = planned(&run(&["demo", "true"])).container;
+    let kept = &container.process.capabilities.bounding;
+    assert_eq!(kept.len(), 14);
+    for never in ["CAP_SYS_ADMIN", "CAP_SYS_MODULE", "CAP_SYS_RAWIO", "CAP_NET_ADMIN"] {
+        assert!(!kept.contains(&never.to_owned()), "{never}");
+    }
+    assert!(container.process.capabilities.ambient.is_empty());
+    assert!(container.masked_paths.contains(&PathBuf::from("/proc/kcore")));
+    assert!(container.readonly_paths.contains(&PathBuf::from("/proc/sysrq-trigger")));
+    let sys = container.mounts.iter().find(|mount| mount.destination == Path::new("/sys")).unwrap();
+    assert!(sys.options.contains(&"ro".to_owned()));
+}
+
+#[test]
+fn an_image_that_smuggles_a_zero_byte_is_refused_by_its_field() {
+    let smuggled = |config: image::Config| {
+        container(&config, &run(&["demo"]), &host()).unwrap_err().to_string()
+    };
+    let base = image::Config { command: words(&["sh"]), ..image::Config::default() };
+    for (config, field) in [
+        (image::Config { command: words(&["s\0h"]), ..base.clone() }, "Cmd or Entrypoint"),
+        (image::Config { env: words(&["A=\0"]), ..base.clone() }, "Env"),
+        (image::Config { user: Some("\0".to_owned()), ..base.clone() }, "User"),
+        (image::Config { working_dir: Some("\0".to_owned()), ..base.clone() }, "WorkingDir"),
+    ] {
+        assert_eq!(smuggled(config), format!("the image's {field} contains a zero byte"));
+    }
+}
+
+#[test]
+fn an_added_process_takes_after_the_first_where_nothing_else_was_asked() {
+    let mut first = run(&["demo", "serve"]);
+    first.process.env = words(&["A=1"]);
+    first.process.user = Some("app".to_owned());
+    first.process.workdir = Some("/srv".to_owned());
+    let first = planned(&first).container.process;
+
+    let plain = ProcessWishes::default();
+    let added = exec(&first, &plain, &words(&["ls"]), &host()).unwrap();
+    assert_eq!(added, Process { args: words(&["ls"]), ..first.clone() });
+
+    let asked = ProcessWishes {
+        interactive: true,
+        tty: true,
+        env: words(&["A=2"]),
+        workdir: Some("/tmp".to_owned()),
+        user: Some("0".to_owned()),
+    };
+    let added = exec(&first, &asked, &words(&["sh"]), &host()).unwrap();
+    assert!(added.env.contains(&"A=2".to_owned()) && added.env.contains(&"TERM=xterm".to_owned()));
+    assert_eq!(added.cwd, Path::new("/tmp"));
+    assert_eq!(added.user.who, Who::Name { name: "0".to_owned() });
+    assert!(matches!(added.stdio, Stdio::Terminal { .. }));
+}
+
+#[test]
+fn signals_go_by_name_and_by_number() {
+    for (word, number) in
+        [("TERM", 15), ("SIGTERM", 15), ("term", 15), ("9", 9), ("USR1", 10), ("64", 64)]
+    {
+        assert_eq!(signal_number(word), Ok(number), "{word}");
+    }
+    for word in ["", "0", "65", "-1", "SIGNONE", "SIG"] {
+        assert!(signal_number(word).is_err(), "{word}");
+    }
+}

@@ -1,0 +1,198 @@
+//! Carrying bytes between a process's streams and ours, one thread for each direction.
+//!
+//! The threads only block on the bytes. That all output has arrived is seen from outside: each output
+//! thread holds the writing end of a pipe, which hangs up when the last of them is done.
+
+use std::fs::File;
+use std::io::{self, Read, Write, stderr, stdin, stdout};
+use std::net::Shutdown;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::thread;
+
+use proto::stream::Stream;
+use rustix::pipe::{PipeFlags, pipe_with};
+
+use crate::log::{Channel, LogWriter};
+
+/// Bytes carried at once: what a pipe holds.
+const BUFFER_BYTES: usize = 64 << 10;
+
+/// What is at our end of the streams.
+pub(crate) enum Front {
+    /// Our own standard streams; standard input only if it was asked for.
+    Caller {
+        /// Connect standard input.
+        interactive: bool,
+    },
+    /// A log, opened for appending. Standard input stays open and says nothing.
+    Log(File),
+}
+
+/// Streams under way.
+pub(crate) struct Relays {
+    /// Hangs up when all output has arrived.
+    pub(crate) drained: OwnedFd,
+    /// Standard input that nobody writes to, kept open.
+    _held: Vec<UnixStream>,
+}
+
+impl Relays {
+    /// Starts carrying the bytes of `streams`.
+    pub(crate) fn start(streams: Vec<(Stream, UnixStream)>, front: &Front) -> io::Result<Self> {
+        let (drained, done) = pipe_with(PipeFlags::CLOEXEC)?;
+        let mut held = Vec::new();
+        for (stream, socket) in streams {
+            match (stream, front) {
+                (Stream::Stdin, Front::Caller { .. }) => carry_input(socket)?,
+                (Stream::Stdin, Front::Log(_)) => held.push(socket),
+                (Stream::Terminal, Front::Caller { interactive: true }) => {
+                    carry_input(socket.try_clone()?)?;
+                    carry_output(stream, socket, front, done.try_clone()?)?;
+                }
+                (Stream::Stdout | Stream::Stderr | Stream::Terminal, _) => {
+                    carry_output(stream, socket, front, done.try_clone()?)?;
+                }
+            }
+        }
+        Ok(Self { drained, _held: held })
+    }
+}
+
+fn carry_output(
+    stream: Stream,
+    socket: UnixStream,
+    front: &Front,
+    done: OwnedFd,
+) -> io::Result<()> {
+    match front {
+        Front::Caller { .. } => {
+            let ours = match stream {
+                Stream::Stderr => stderr().as_fd().try_clone_to_owned()?,
+                Stream::Stdout | Stream::Terminal | Stream::Stdin => {
+                    stdout().as_fd().try_clone_to_owned()?
+                }
+            };
+            output(socket, File::from(ours), done)
+        }
+        Front::Log(log) => {
+            let channel = if stream == Stream::Stderr { Channel::Stderr } else { Channel::Stdout };
+            output(socket, LogWriter::new(log.try_clone()?, channel), done)
+        }
+    }
+}
+
+fn output(
+    mut from: UnixStream,
+    mut to: impl Write + Send + 'static,
+    done: OwnedFd,
+) -> io::Result<()> {
+    spawn("output", move || {
+        if carry(&mut from, &mut to).is_err() {
+            // Our reader has left: the writer inside hears it as it would outside, by its next write.
+            let _ = from.shutdown(Shutdown::Both);
+        }
+        drop(done);
+    })
+}
+
+fn carry_input(mut socket: UnixStream) -> io::Result<()> {
+    let mut ours = File::from(stdin().as_fd().try_clone_to_owned()?);
+    spawn("input", move || {
+        // Ends at our end of file, or when the process inside has closed its standard input.
+        let _ = carry(&mut ours, &mut socket);
+        let _ = socket.shutdown(Shutdown::Write);
+    })
+}
+
+/// Copies to the end of file. Not `io::copy`: that splices, and a splice from an idle socket into a
+/// pipe holds the pipe's lock, so that nobody else can write to it or read from it meanwhile, our
+/// own standard error on the same pipe among them.
+fn carry(from: &mut impl Read, to: &mut impl Write) -> io::Result<()> {
+    let mut buffer = vec![0; BUFFER_BYTES];
+    loop {
+        match from.read(&mut buffer) {
+            Ok(0) => return Ok(()),
+            Ok(length) => to.write_all(&buffer[..length])?,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    thread::Builder::new().name(name.to_owned()).spawn(work)?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::event::{PollFd, PollFlags, poll};
+
+    use super::*;
+
+    fn is_drained(relays: &Relays, wait: bool) -> bool {
+        let mut fds = [PollFd::new(&relays.drained, PollFlags::IN)];
+        let at_once = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
+        poll(&mut fds, if wait { None } else { Some(&at_once) }).unwrap() > 0
+    }
+
+    #[test]
+    fn output_is_drained_when_the_last_stream_has_ended_and_not_before() {
+        let log = tempfile::NamedTempFile::new().unwrap();
+        let file = || File::options().append(true).open(log.path()).unwrap();
+        let (out, mut guest_out) = UnixStream::pair().unwrap();
+        let (err, mut guest_err) = UnixStream::pair().unwrap();
+        let streams = vec![(Stream::Stdout, out), (Stream::Stderr, err)];
+        let relays = Relays::start(streams, &Front::Log(file())).unwrap();
+        guest_out.write_all(b"last words\n").unwrap();
+        drop(guest_out);
+        assert!(!is_drained(&relays, false));
+        guest_err.write_all(b"after them\n").unwrap();
+        drop(guest_err);
+        assert!(is_drained(&relays, true));
+        let (mut out, mut err) = (Vec::new(), Vec::new());
+        crate::log::replay(File::open(log.path()).unwrap(), &mut out, &mut err).unwrap();
+        assert_eq!((out.as_slice(), err.as_slice()), (&b"last words\n"[..], &b"after them\n"[..]));
+    }
+
+    #[test]
+    fn a_process_nobody_talks_to_has_its_input_open_and_silent() {
+        let log = tempfile::tempfile().unwrap();
+        let (stdin, mut guest) = UnixStream::pair().unwrap();
+        let relays = Relays::start(vec![(Stream::Stdin, stdin)], &Front::Log(log)).unwrap();
+        guest.set_nonblocking(true).unwrap();
+        assert_eq!(guest.read(&mut [0]).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        drop(relays);
+        assert_eq!(guest.read(&mut [0]).unwrap(), 0);
+    }
+
+    #[test]
+    fn a_writer_whose_reader_has_left_hears_of_it() {
+        let (ours, mut guest) = UnixStream::pair().unwrap();
+        let (reader, writer) = pipe_with(PipeFlags::CLOEXEC).unwrap();
+        let (drained, done) = pipe_with(PipeFlags::CLOEXEC).unwrap();
+        drop(reader);
+        output(ours, File::from(writer), done).unwrap();
+        guest.write_all(b"y\n").unwrap();
+        let relays = Relays { drained, _held: Vec::new() };
+        assert!(is_drained(&relays, true));
+        assert_eq!(guest.write(b"y\n").unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+    }
+
+    #[test]
+    fn an_idle_stream_does_not_hold_up_another_into_the_same_pipe() {
+        let (idle, _guest_idle) = UnixStream::pair().unwrap();
+        let (busy, mut guest_busy) = UnixStream::pair().unwrap();
+        let (reader, writer) = pipe_with(PipeFlags::CLOEXEC).unwrap();
+        let (_drained, done) = pipe_with(PipeFlags::CLOEXEC).unwrap();
+        for stream in [idle, busy] {
+            let to = File::from(writer.try_clone().unwrap());
+            output(stream, to, done.try_clone().unwrap()).unwrap();
+        }
+        guest_busy.write_all(b"through").unwrap();
+        let mut through = [0; 7];
+        File::from(reader).read_exact(&mut through).unwrap();
+        assert_eq!(&through, b"through");
+    }
+}

@@ -1,0 +1,142 @@
+//! `run`: from wishes to an exit code. The one road for the foreground and the background.
+
+use std::fs::File;
+use std::io;
+
+use crate::attend::AttendError;
+use crate::host::{self, HostError};
+use crate::kvm::{self, KvmError};
+use crate::plan::{self, PlanError};
+use crate::sandbox::{BootError, Planned};
+use crate::settings::{BootFile, BootFileError, Settings};
+use crate::signals::Signals;
+use crate::state::record::Id;
+use crate::state::{Root, StateError};
+use crate::terminal::{self, Raw};
+use crate::timeline::Timeline;
+use crate::wishes::Wishes;
+
+/// Why a container did not run to its end.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RunError {
+    /// The image store.
+    #[error(transparent)]
+    Store(#[from] image::OpenStoreError),
+    /// The image.
+    #[error(transparent)]
+    Image(#[from] image::FindError),
+    /// The image's disk.
+    #[error("disk of image {image}")]
+    Disk {
+        /// The image.
+        image: String,
+        /// Why it cannot be opened.
+        source: io::Error,
+    },
+    /// The directory that was to be the root.
+    #[error("rootfs")]
+    Rootfs(#[from] image::PackError),
+    /// The machine's facts.
+    #[error(transparent)]
+    Host(#[from] HostError),
+    /// The wishes.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// The kernel or the initramfs.
+    #[error(transparent)]
+    BootFile(#[from] BootFileError),
+    /// The state directory.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// KVM.
+    #[error(transparent)]
+    Kvm(#[from] KvmError),
+    /// Signals cannot be caught.
+    #[error("signals")]
+    Signals(#[source] io::Error),
+    /// The terminal cannot be put in raw mode.
+    #[error("terminal")]
+    Terminal(#[source] io::Error),
+    /// The VM was not started.
+    #[error(transparent)]
+    Boot(#[from] BootError),
+    /// The container was not seen to its end.
+    #[error("container {name}")]
+    Attend {
+        /// The container.
+        name: String,
+        /// Why not.
+        source: AttendError,
+    },
+}
+
+/// Runs a container and gives back its exit code. `started` hears its id when it runs.
+pub(crate) fn run(
+    settings: &Settings,
+    wishes: &Wishes,
+    timeline: &Timeline,
+    started: impl FnOnce(&Id),
+) -> Result<u8, RunError> {
+    let (image, _) = plan::source_and_command(wishes)?;
+    let host = host::facts(&wishes.process.env)?;
+    let store = image::Store::open(&settings.store)?;
+    let (config, disk) = match &wishes.rootfs {
+        Some(_) => (image::Config::default(), None),
+        None => {
+            let found = store.find(image)?;
+            (found.config, Some(found.disk))
+        }
+    };
+    timeline.mark("image found");
+    let plan = plan::container(&config, wishes, &host)?;
+    timeline.mark("planned");
+    let (kernel, _) = BootFile::Kernel.open(settings)?;
+    let (initramfs, _) = BootFile::Initramfs.open(settings)?;
+    let root = Root::open(&settings.root)?;
+    let kvm = kvm::open()?;
+    kvm::ensure_usable(&kvm, &root)?;
+    timeline.mark("kvm ready");
+    let disk = match (&wishes.rootfs, disk) {
+        (Some(directory), _) => store.pack_directory(directory)?,
+        (None, Some(path)) => {
+            File::open(path).map_err(|source| RunError::Disk { image: image.to_owned(), source })?
+        }
+        (None, None) => return Err(PlanError::NoImage.into()),
+    };
+    timeline.mark("disk opened");
+    // From here on a signal is an end to be reported and not to be suffered: there will be traces.
+    let signals = Signals::catch().map_err(RunError::Signals)?;
+    let (id, name) = (plan.id.clone(), plan.name.to_string());
+    let planned = Planned {
+        plan,
+        image: image.to_owned(),
+        kvm: kvm.try_clone().map_err(KvmError::Io)?,
+        kernel,
+        initramfs,
+        disk,
+        remove: wishes.rm,
+        detached: wishes.detach,
+        debug: settings.debug,
+    };
+    let running = planned.boot(&root, timeline)?;
+    let front = running.front(wishes.process.interactive)?;
+    let _raw = raw_terminal(wishes)?;
+    let end = running.attend(front, &signals, timeline, || started(&id));
+    match end {
+        Ok(status) => Ok(status.shell_code()),
+        Err(AttendError::Vm(ended)) if ended.is_kvms_doing() => {
+            kvm::doubt(&kvm, &root)?;
+            Err(RunError::Attend { name, source: ended.into() })
+        }
+        Err(source) => Err(RunError::Attend { name, source }),
+    }
+}
+
+/// A person at a terminal who talks to one inside does not talk to ours.
+fn raw_terminal(wishes: &Wishes) -> Result<Option<Raw>, RunError> {
+    let talks = wishes.process.tty && wishes.process.interactive && !wishes.detach;
+    if talks && terminal::on_stdin() {
+        return Ok(Some(Raw::enter().map_err(RunError::Terminal)?));
+    }
+    Ok(None)
+}

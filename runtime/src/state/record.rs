@@ -1,0 +1,238 @@
+//! What is written down about a container, and read back with suspicion.
+
+use std::fmt;
+use std::str::FromStr;
+
+use proto::spec::Process;
+use serde::{Deserialize, Serialize};
+
+/// Version of [`Record`]'s shape. A record of another version is named, not guessed at.
+const VERSION: u32 = 1;
+
+/// Characters of an id.
+const ID_LEN: usize = 64;
+
+/// Characters of an id that people see.
+pub(crate) const SHORT_ID_LEN: usize = 12;
+
+/// Most characters in a name: it is a directory's name and a host name's first label.
+const MAX_NAME_LEN: usize = 63;
+
+/// One container, as `state.json` has it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Record {
+    version: u32,
+    /// 64 hexadecimal digits, unique in the world.
+    pub(crate) id: Id,
+    /// Unique under one root, and the name of the container's directory.
+    pub(crate) name: Name,
+    /// The process that looks after it, and is alive as long as the directory's lock is held.
+    pub(crate) supervisor: u32,
+    /// What its root was made from, in the words it was asked for with.
+    pub(crate) image: String,
+    /// When it was made, RFC 3339.
+    pub(crate) created: String,
+    /// Nothing of it is kept once it has ended.
+    pub(crate) remove: bool,
+    /// Its output is in its log, not on somebody's terminal.
+    pub(crate) detached: bool,
+    /// Its first process, from which an `exec` takes user, environment and directory.
+    pub(crate) process: Process,
+    /// The signal that asks it to end.
+    pub(crate) stop_signal: i32,
+    /// How it ended; `None` before that, and for ever when its supervisor was killed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) outcome: Option<Outcome>,
+}
+
+/// How a container ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Outcome {
+    /// The exit code of the `run` that started it.
+    pub(crate) exit_code: u8,
+    /// When, RFC 3339.
+    pub(crate) finished: String,
+    /// What went wrong, when the container did not end by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) error: Option<String>,
+}
+
+impl Record {
+    /// A container that has not ended.
+    pub(crate) fn new(id: Id, name: Name, image: String, process: Process) -> Self {
+        Self {
+            version: VERSION,
+            id,
+            name,
+            supervisor: std::process::id(),
+            image,
+            created: now(),
+            remove: false,
+            detached: false,
+            process,
+            stop_signal: 15,
+            outcome: None,
+        }
+    }
+
+    /// The record in `json`, if it is whole and stands in the directory called `name`.
+    pub(super) fn parse(json: &[u8], name: &Name) -> Result<Self, BadRecord> {
+        #[derive(Deserialize)]
+        struct Version {
+            version: u32,
+        }
+        let Version { version } = serde_json::from_slice(json)?;
+        if version != VERSION {
+            return Err(BadRecord::Version { version });
+        }
+        let record: Self = serde_json::from_slice(json)?;
+        if record.name != *name {
+            return Err(BadRecord::OtherName { name: record.name });
+        }
+        Ok(record)
+    }
+}
+
+/// Why a record is not believed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum BadRecord {
+    /// It is no JSON, or a field is missing or wrong.
+    #[error(transparent)]
+    Malformed(#[from] serde_json::Error),
+    /// It is of another microvm's version.
+    #[error("version {version}, this microvm knows {VERSION}")]
+    Version {
+        /// The version it has.
+        version: u32,
+    },
+    /// It is about another container.
+    #[error("name {name:?} is not its directory's")]
+    OtherName {
+        /// The name in it.
+        name: Name,
+    },
+}
+
+/// Now, as records and logs write it.
+pub(crate) fn now() -> String {
+    humantime::format_rfc3339_nanos(std::time::SystemTime::now()).to_string()
+}
+
+/// A container's name: letters, digits, `_`, `.` and `-`, a letter or digit first.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String")]
+pub(crate) struct Name(String);
+
+/// A word is no container name.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{0:?} is not a container name: 1 to {MAX_NAME_LEN} letters, digits, '_', '.' or '-', a letter or digit first"
+)]
+pub(crate) struct BadName(String);
+
+impl FromStr for Name {
+    type Err = BadName;
+
+    fn from_str(word: &str) -> Result<Self, BadName> {
+        let good = word.starts_with(|first: char| first.is_ascii_alphanumeric())
+            && word.len() <= MAX_NAME_LEN
+            && word.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte));
+        if good { Ok(Self(word.to_owned())) } else { Err(BadName(word.to_owned())) }
+    }
+}
+
+impl TryFrom<String> for Name {
+    type Error = BadName;
+
+    fn try_from(word: String) -> Result<Self, BadName> {
+        word.parse()
+    }
+}
+
+impl AsRef<str> for Name {
+    fn as_ref(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A container's id.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String")]
+pub(crate) struct Id(String);
+
+/// A word is no container id.
+#[derive(Debug, thiserror::Error)]
+#[error("{0:?} is not a container id of {ID_LEN} hexadecimal digits")]
+pub(crate) struct BadId(String);
+
+impl Id {
+    /// An id made of 256 random bits.
+    pub(crate) fn from_bits(bits: [u8; ID_LEN / 2]) -> Self {
+        Self(bits.iter().map(|byte| format!("{byte:02x}")).collect())
+    }
+
+    /// The digits people see, which also are a name.
+    pub(crate) fn short(&self) -> &str {
+        &self.0[..SHORT_ID_LEN]
+    }
+
+    /// The name of a container that was given none.
+    pub(crate) fn as_name(&self) -> Name {
+        Name(self.short().to_owned())
+    }
+}
+
+impl TryFrom<String> for Id {
+    type Error = BadId;
+
+    fn try_from(word: String) -> Result<Self, BadId> {
+        let digit = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+        if word.len() == ID_LEN && word.bytes().all(digit) {
+            Ok(Self(word))
+        } else {
+            Err(BadId(word))
+        }
+    }
+}
+
+impl AsRef<str> for Id {
+    fn as_ref(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Id {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_can_be_a_directory_and_never_leaves_its_root() {
+        for good in ["a", "web-1", "A.b_c", "0"] {
+            assert!(good.parse::<Name>().is_ok(), "{good}");
+        }
+        for bad in ["", ".", "..", ".lock", "-x", "a/b", "a b", "a\n", "é", &"a".repeat(64)] {
+            assert!(bad.parse::<Name>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn an_id_is_its_bits_and_begins_with_its_short_form() {
+        let id = Id::from_bits([0xab; 32]);
+        assert_eq!(id.as_ref(), "ab".repeat(32));
+        assert_eq!(id.short(), "abababababab");
+        assert!(Id::try_from("AB".repeat(32)).is_err());
+        assert!(Id::try_from("ab".repeat(31)).is_err());
+    }
+}

@@ -1,0 +1,163 @@
+//! Coming to a running container from outside: its supervisor is another process.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use proto::message::{ProcessId, Request};
+use proto::spec::Process;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::pidfd_send_signal;
+
+use crate::attend::{AttendError, Attendance, Wish};
+use crate::dial::{self, DialError};
+use crate::relay::Front;
+use crate::sandbox::connect;
+use crate::session::{Session, SessionError};
+use crate::signals::Signals;
+use crate::state::record::Record;
+use crate::state::{Dir, Entry, StateError};
+use crate::timeline::Timeline;
+
+/// How long the guest may take to let go of a killed container before its VM is ended with it.
+const KILLED: Duration = Duration::from_secs(5);
+
+/// A container whose supervisor was alive when it was looked at.
+#[derive(Debug)]
+pub(crate) struct Visited {
+    dir: Dir,
+    /// What is written about it.
+    pub(crate) record: Record,
+}
+
+/// Why a running container could not be dealt with.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum VisitError {
+    /// It is not running.
+    #[error("container {name} is not running")]
+    NotRunning {
+        /// Its name.
+        name: String,
+    },
+    /// Its record is not believed.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// Its guest cannot be reached.
+    #[error("container {name}")]
+    Dial {
+        /// Its name.
+        name: String,
+        /// Why not.
+        source: DialError,
+    },
+    /// Its guest's agent does not do it.
+    #[error("container {name}")]
+    Session {
+        /// Its name.
+        name: String,
+        /// Why not.
+        source: SessionError,
+    },
+    /// A process in it was not seen to its end.
+    #[error("container {name}")]
+    Attend {
+        /// Its name.
+        name: String,
+        /// Why not.
+        source: AttendError,
+    },
+    /// Its supervisor cannot be waited for or ended.
+    #[error("supervisor of container {name}")]
+    Supervisor {
+        /// Its name.
+        name: String,
+        /// Why not.
+        source: io::Error,
+    },
+}
+
+impl Visited {
+    /// The container in `entry`, if it is running.
+    pub(crate) fn new(entry: Entry) -> Result<Self, VisitError> {
+        if !entry.alive {
+            return Err(VisitError::NotRunning { name: entry.dir.name().to_string() });
+        }
+        Ok(Self { record: entry.record?, dir: entry.dir })
+    }
+
+    /// Runs a process more in it, with our standard streams, and gives back its exit code.
+    pub(crate) fn exec(
+        self,
+        process: Process,
+        exec: &str,
+        interactive: bool,
+        signals: &Signals,
+    ) -> Result<u8, VisitError> {
+        let name = self.name();
+        let attend = |source| VisitError::Attend { name: name.clone(), source };
+        let id = ProcessId { container: name.clone(), exec: Some(exec.to_owned()) };
+        let attendance = Attendance {
+            process: id.clone(),
+            session: self.session()?,
+            vm: None,
+            signals,
+            front: Front::Caller { interactive },
+            timeline: &Timeline::new(false),
+        };
+        let wish = Wish::Exec(Box::new(process));
+        let end = attendance.see_through(wish, |streams| connect(&self.dir, &id, streams), || ());
+        Ok(end.map_err(attend)?.shell_code())
+    }
+
+    /// Sends a signal to its first process.
+    pub(crate) fn signal(&self, signal: i32) -> Result<(), VisitError> {
+        let process = ProcessId { container: self.name(), exec: None };
+        let asked = self.session()?.ask(Request::Signal { process, signal, all: false });
+        match asked {
+            Ok(_) => Ok(()),
+            Err(source) => Err(VisitError::Session { name: self.name(), source }),
+        }
+    }
+
+    /// Ends it: asks with its stop signal if it is given time, then kills it, then its VM.
+    pub(crate) fn end(&self, grace: Option<Duration>) -> Result<(), VisitError> {
+        let Some(supervisor) = self.dir.supervisor() else { return Ok(()) };
+        let asked = grace.map(|grace| (self.record.stop_signal, grace));
+        let killed = (Signal::SIGKILL as i32, KILLED);
+        for (signal, time) in asked.into_iter().chain([killed]) {
+            // A guest that cannot be told anything is not waited for.
+            if self.signal(signal).is_ok() && self.has_ended(&supervisor, Some(time))? {
+                return Ok(());
+            }
+        }
+        let kill = pidfd_send_signal(&supervisor, rustix::process::Signal::KILL);
+        kill.map_err(|error| self.supervisor_error(error.into()))?;
+        self.has_ended(&supervisor, None)?;
+        Ok(())
+    }
+
+    fn has_ended(&self, supervisor: &OwnedFd, time: Option<Duration>) -> Result<bool, VisitError> {
+        let time = time.and_then(|time| Timespec::try_from(time).ok());
+        let mut fds = [PollFd::new(supervisor, PollFlags::IN)];
+        match poll(&mut fds, time.as_ref()) {
+            Ok(count) => Ok(count > 0),
+            Err(error) => Err(self.supervisor_error(error.into())),
+        }
+    }
+
+    fn supervisor_error(&self, source: io::Error) -> VisitError {
+        VisitError::Supervisor { name: self.name(), source }
+    }
+
+    fn session(&self) -> Result<Session, VisitError> {
+        let stream = dial::dial(&self.dir, proto::SESSION_PORT, b"")
+            .and_then(dial::Dialling::connected)
+            .map_err(|source| VisitError::Dial { name: self.name(), source })?;
+        Session::greet(stream).map_err(|source| VisitError::Session { name: self.name(), source })
+    }
+
+    fn name(&self) -> String {
+        self.dir.name().to_string()
+    }
+}

@@ -1,0 +1,255 @@
+//! One VM as its owner holds it: a process, and what it says about itself.
+
+use std::ffi::OsStr;
+use std::fmt;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
+
+use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, recv, socketpair};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use vmm::spec::{DiskSpec, Ending, HostPort, Inherited, Report, VmSpec, VsockSpec};
+
+use crate::session::printable;
+use crate::signals;
+use crate::timeline::{Source, Timeline};
+
+/// The hidden verb behind which this program is the VM's process.
+pub(crate) const VERB: &str = "vmm";
+
+/// The program that runs, whatever became of the file it was started from.
+pub(crate) const THIS_PROGRAM: &str = "/proc/self/exe";
+
+/// The first context id that is nobody's. Every VM has the same: its sockets are its own.
+const GUEST_CID: u32 = 3;
+
+/// The longest report: an ending with the last words of a serial port, escaped.
+const MAX_REPORT_BYTES: usize = 256 << 10;
+
+/// Lines of a guest's last words that are shown.
+const SHOWN_LINES: usize = 20;
+
+/// Is the VM: what this program does behind [`VERB`] and the number of a descriptor with the spec.
+pub(crate) fn be_the_vm(spec: Option<&OsStr>) -> ExitCode {
+    // A supervisor that catches signals gave us its mask.
+    let _ = signals::uncatch();
+    match spec.and_then(OsStr::to_str).map(str::parse) {
+        Some(Ok(descriptor)) => vmm::main(descriptor),
+        _ => ExitCode::FAILURE,
+    }
+}
+
+/// Everything a VM is made of, opened.
+pub(crate) struct Parts {
+    /// `/dev/kvm`.
+    pub(crate) kvm: File,
+    /// The kernel.
+    pub(crate) kernel: File,
+    /// The initramfs.
+    pub(crate) initramfs: File,
+    /// The root's disk.
+    pub(crate) disk: File,
+    /// Where clients of the guest's ports come.
+    pub(crate) listener: UnixListener,
+    /// Virtual CPUs.
+    pub(crate) vcpus: u8,
+    /// Guest memory.
+    pub(crate) ram_bytes: u64,
+    /// The guest's serial port goes to our standard error.
+    pub(crate) debug: bool,
+}
+
+/// A VM. Dropping it ends it, and waits until nothing of it is left.
+pub(crate) struct Vm {
+    child: Child,
+    end: OwnedFd,
+    control: OwnedFd,
+    ending: Option<Ending>,
+}
+
+/// Why a VM was not started.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StartError {
+    /// No process, socket or memory for it.
+    #[error("process of the VM")]
+    Process(#[source] io::Error),
+}
+
+impl Vm {
+    /// Starts a VM, and gives the stream its agent will greet on.
+    pub(crate) fn start(parts: Parts) -> Result<(Self, UnixStream), StartError> {
+        Self::spawn(&parts).map_err(StartError::Process)
+    }
+
+    fn spawn(parts: &Parts) -> io::Result<(Self, UnixStream)> {
+        let (ours, agent) = UnixStream::pair()?;
+        let (control, control_theirs) =
+            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+        let stderr = io::stderr().as_fd().try_clone_to_owned()?;
+        let spec = VmSpec {
+            vcpus: parts.vcpus,
+            ram_bytes: parts.ram_bytes,
+            kvm: inherited(&parts.kvm),
+            kernel: inherited(&parts.kernel),
+            initramfs: inherited(&parts.initramfs),
+            command_line: String::new(),
+            disks: vec![Some(DiskSpec { image: inherited(&parts.disk), read_only: true })],
+            vsock: VsockSpec {
+                guest_cid: GUEST_CID,
+                listener: inherited(&parts.listener),
+                host_ports: vec![HostPort { port: proto::READY_PORT, socket: inherited(&agent) }],
+            },
+            serial_log: parts.debug.then(|| inherited(&stderr)),
+            control: inherited(&control_theirs),
+        };
+        let mut command = Command::new(THIS_PROGRAM);
+        command.arg0("microvm").arg(VERB).stdin(Stdio::null()).stdout(Stdio::null());
+        let _spec = vmm::launch::hand_over(&mut command, &spec)?;
+        let mut child = command.spawn()?;
+        let end = Pid::from_raw(child.id().cast_signed())
+            .ok_or(rustix::io::Errno::SRCH)
+            .and_then(|pid| pidfd_open(pid, PidfdFlags::empty()))
+            .inspect_err(|_| {
+                let _ = child.kill().and_then(|()| child.wait());
+            })?;
+        Ok((Self { child, end, control, ending: None }, ours))
+    }
+
+    /// Readable when the VM has something to report.
+    pub(crate) fn reports(&self) -> BorrowedFd<'_> {
+        self.control.as_fd()
+    }
+
+    /// Readable when the VM's process is gone.
+    pub(crate) fn end(&self) -> BorrowedFd<'_> {
+        self.end.as_fd()
+    }
+
+    /// Takes in every report there is.
+    pub(crate) fn take_reports(&mut self, timeline: &Timeline) {
+        let mut packet = vec![0; MAX_REPORT_BYTES];
+        while let Ok((length @ 1.., _)) =
+            recv(&self.control, packet.as_mut_slice(), RecvFlags::DONTWAIT)
+        {
+            match serde_json::from_slice(&packet[..length]) {
+                Ok(Report::Mark { name, monotonic_ns }) => {
+                    timeline.mark_at(Source::Vmm, &printable(&name), monotonic_ns);
+                }
+                Ok(Report::Ended { ending }) => self.ending = Some(ending),
+                Err(error) => {
+                    let message = format!("the VM's process reports nonsense: {error}");
+                    self.ending = Some(Ending::Failed { message });
+                }
+            }
+        }
+    }
+
+    /// How it ended, once its process is gone.
+    pub(crate) fn ended(&mut self) -> VmEnded {
+        let status = self.child.wait().unwrap_or_default();
+        VmEnded { ending: self.ending.take(), status }
+    }
+}
+
+impl Drop for Vm {
+    fn drop(&mut self) {
+        // It holds nothing that has to be written back: its disks are read-only, its memory is its own.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn inherited(fd: &impl AsRawFd) -> Inherited {
+    Inherited(fd.as_raw_fd())
+}
+
+/// A VM that ended before it was done with.
+#[derive(Debug)]
+pub(crate) struct VmEnded {
+    /// What it said about it.
+    pub(crate) ending: Option<Ending>,
+    status: ExitStatus,
+}
+
+impl std::error::Error for VmEnded {}
+
+impl fmt::Display for VmEnded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.ending {
+            Some(Ending::PoweredOff) => write!(f, "the guest powered itself off"),
+            Some(Ending::OwnerGone) => write!(f, "the VM lost its owner"),
+            Some(Ending::Panicked { message, .. }) => {
+                write!(f, "the guest's kernel panicked: {}", printable(message))
+            }
+            Some(Ending::TripleFault { .. }) => {
+                write!(f, "the guest ended in a triple fault")
+            }
+            Some(Ending::KvmStopped { reason, .. }) => {
+                write!(f, "KVM could not go on with the guest: {}", printable(reason))
+            }
+            Some(Ending::Failed { message }) => {
+                write!(f, "the VM: {}", printable(message))
+            }
+            None => match (self.status.signal(), self.status.code()) {
+                (Some(signal), _) => write!(f, "the VM's process was killed by signal {signal}"),
+                (None, Some(code)) => write!(f, "the VM's process ended with code {code}"),
+                (None, None) => write!(f, "the VM's process ended"),
+            },
+        }
+    }
+}
+
+impl VmEnded {
+    /// KVM itself gave up on the guest.
+    pub(crate) fn is_kvms_doing(&self) -> bool {
+        matches!(self.ending, Some(Ending::KvmStopped { .. }))
+    }
+
+    /// The end of what the guest said on its serial port, fit for a terminal.
+    pub(crate) fn last_words(&self) -> Vec<String> {
+        let words = match &self.ending {
+            Some(
+                Ending::Panicked { last_words, .. }
+                | Ending::TripleFault { last_words }
+                | Ending::KvmStopped { last_words, .. },
+            ) => last_words.as_str(),
+            Some(Ending::PoweredOff | Ending::OwnerGone | Ending::Failed { .. }) | None => "",
+        };
+        let lines: Vec<_> = words.lines().map(printable).filter(|line| !line.is_empty()).collect();
+        lines[lines.len().saturating_sub(SHOWN_LINES)..].to_vec()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ended(ending: Option<Ending>, raw_status: i32) -> VmEnded {
+        let status = ExitStatus::from_raw(raw_status);
+        VmEnded { ending, status }
+    }
+
+    #[test]
+    fn a_killed_vm_is_named_by_its_signal_and_a_panic_by_its_message() {
+        assert_eq!(ended(None, 9).to_string(), "the VM's process was killed by signal 9");
+        let panic = ended(
+            Some(Ending::Panicked {
+                message: "Attempted to kill init!\x1b[2J".to_owned(),
+                last_words: "one\r\n\x1b[31mtwo\n".to_owned(),
+            }),
+            0,
+        );
+        assert_eq!(panic.to_string(), "the guest's kernel panicked: Attempted to kill init![2J");
+        assert_eq!(panic.last_words(), ["one", "[31mtwo"]);
+    }
+
+    #[test]
+    fn of_long_last_words_the_end_is_shown() {
+        let last_words: String = (0..100).map(|line| format!("line {line}\n")).collect();
+        let words = ended(Some(Ending::TripleFault { last_words }), 0).last_words();
+        assert_eq!((words.len(), words.last().unwrap().as_str()), (20, "line 99"));
+    }
+}

@@ -1,0 +1,68 @@
+//! What a person asks of `run` and `exec`, in their words and not yet judged.
+//!
+//! These are the command line's own types, and what a supervisor in the background is handed:
+//! `plan.rs` turns them into something that can be done, or says why not.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use serde::{Deserialize, Serialize};
+
+/// A new container.
+#[derive(Args, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Wishes {
+    /// Remove the container when it has ended.
+    #[arg(long)]
+    pub(crate) rm: bool,
+    /// Run in the background and print the container's id.
+    #[arg(short, long)]
+    pub(crate) detach: bool,
+    #[command(flatten)]
+    pub(crate) process: ProcessWishes,
+    /// Run PROGRAM instead of the image's entrypoint (an empty one: none at all).
+    #[arg(long, value_name = "PROGRAM")]
+    pub(crate) entrypoint: Option<String>,
+    /// Virtual CPUs, 1 to 32. A fraction is rounded up: a VM has whole ones. [default: 1]
+    #[arg(long, value_name = "NUMBER", allow_hyphen_values = true)]
+    pub(crate) cpus: Option<String>,
+    /// The VM's memory, from 64m to what this machine has: 512m, 2g. The host spends only what is
+    /// touched. [default: 512m]
+    #[arg(short, long, value_name = "SIZE", allow_hyphen_values = true)]
+    pub(crate) memory: Option<String>,
+    /// Call the container NAME. [default: the beginning of its id]
+    #[arg(long, value_name = "NAME", allow_hyphen_values = true)]
+    pub(crate) name: Option<String>,
+    /// Use this directory as root instead of an image's. It is copied when the container starts:
+    /// what the container changes is not written back.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) rootfs: Option<PathBuf>,
+    /// The container cannot write to its root.
+    #[arg(long)]
+    pub(crate) read_only: bool,
+    /// The container's host name. [default: the beginning of its id]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) hostname: Option<String>,
+    /// The image, unless --rootfs is given, and the command to run in it.
+    #[arg(trailing_var_arg = true, value_name = "IMAGE [COMMAND]")]
+    pub(crate) image_and_command: Vec<String>,
+}
+
+/// What a container's process and an added one have in common.
+#[derive(Args, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ProcessWishes {
+    /// Keep standard input open and connected.
+    #[arg(short, long)]
+    pub(crate) interactive: bool,
+    /// Give the process a terminal.
+    #[arg(short, long)]
+    pub(crate) tty: bool,
+    /// Set an environment variable; without a value, to what it is here.
+    #[arg(short, long, value_name = "NAME[=VALUE]")]
+    pub(crate) env: Vec<String>,
+    /// Start in this directory of the container.
+    #[arg(short, long, value_name = "DIR")]
+    pub(crate) workdir: Option<String>,
+    /// Run as this user: name or number, and :group.
+    #[arg(short, long, value_name = "USER[:GROUP]")]
+    pub(crate) user: Option<String>,
+}
