@@ -81,7 +81,7 @@ mod tests {
         assert_eq!(of(r#""median_ms""#, 199.9), (Some(200.0), false));
         assert_eq!(of(r#"{"ratio_to":"runc"}"#, 2.5), (Some(2.5), true));
         assert_eq!(
-            of(r#"{"between_ms":["guest entered","agent ready"]}"#, 25.0),
+            of(r#"{"between_ms":["vcpus running","guest ready"]}"#, 25.0),
             (Some(30.0), false)
         );
         assert_eq!(of(r#""exits""#, 10.0), (Some(12.0), false));

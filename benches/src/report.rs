@@ -165,8 +165,8 @@ pub(crate) mod tests {
             exits: BTreeMap::from([("msr".to_owned(), 2), ("npf".to_owned(), 10)]),
             timeline: vec![
                 moment("exec", "stopwatch", 0),
-                moment("guest entered", "vmm", 40_000_000),
-                moment("agent ready", "runtime", 70_000_000),
+                moment("vcpus running", "vmm", 40_000_000),
+                moment("guest ready", "runtime", 70_000_000),
             ],
         }
     }
@@ -189,7 +189,7 @@ pub(crate) mod tests {
         let text = timeline(&figures());
         let rows: Vec<Vec<_>> =
             text.lines().skip(3).map(|line| line.split_whitespace().collect()).collect();
-        assert_eq!(rows[2], ["70.000", "30.000", "runtime", "agent", "ready"]);
+        assert_eq!(rows[2], ["70.000", "30.000", "runtime", "guest", "ready"]);
     }
 
     #[test]

@@ -132,7 +132,7 @@ struct Line {
 }
 
 /// The mark at which the guest's clock begins.
-const GUEST_ENTERED: &str = "guest entered";
+const GUEST_ENTERED: &str = "vcpus running";
 
 /// The run's moments in their order, between those that only the stopwatch can see.
 fn moments(lines: &str, lap: &Lap) -> Result<Vec<Moment>> {
@@ -182,8 +182,8 @@ mod tests {
     fn moments_of_both_clocks_stand_in_one_order() {
         let lines = r#"{"name":"agent started","source":"guest","guest_boottime_ns":20}
             {"name":"arguments read","source":"runtime","monotonic_ns":1005}
-            {"name":"guest entered","source":"vmm","monotonic_ns":1010}
-            {"name":"agent ready","source":"runtime","monotonic_ns":1040}"#;
+            {"name":"vcpus running","source":"vmm","monotonic_ns":1010}
+            {"name":"guest ready","source":"runtime","monotonic_ns":1040}"#;
         let moments = moments(lines, &Lap { began_ns: 1000, ended_ns: 1050 }).unwrap();
         let seen: Vec<_> = moments.iter().map(|m| (m.at_ns, m.name.as_str())).collect();
         assert_eq!(
@@ -191,9 +191,9 @@ mod tests {
             [
                 (0, "exec"),
                 (5, "arguments read"),
-                (10, "guest entered"),
+                (10, "vcpus running"),
                 (30, "agent started"),
-                (40, "agent ready"),
+                (40, "guest ready"),
                 (50, "exit"),
             ]
         );
@@ -203,6 +203,6 @@ mod tests {
     fn a_guests_moment_without_its_zero_is_an_error() {
         let line = r#"{"name":"agent started","source":"guest","guest_boottime_ns":20}"#;
         let error = moments(line, &Lap { began_ns: 0, ended_ns: 1 }).unwrap_err();
-        assert_eq!(error.to_string(), "no mark \"guest entered\"");
+        assert_eq!(error.to_string(), "no mark \"vcpus running\"");
     }
 }
