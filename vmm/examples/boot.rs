@@ -17,9 +17,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, bail};
-use vmm::spec::{
-    DiskSpec, Ending, HostPort, Inherited, Report, VmSpec, VsockSpec,
-};
+use vmm::spec::{DiskSpec, Ending, HostPort, Inherited, Report, VmSpec, VsockSpec};
 
 /// The hidden word that makes this program a VMM.
 const VMM: &str = "--vmm";

@@ -87,10 +87,8 @@ fn load_initramfs(
     kernel_end: u64,
     initramfs: &mut File,
 ) -> Result<Range, BootError> {
-    let bytes = initramfs
-        .metadata()
-        .map_err(|source| BootError::Read { what: "initramfs", source })?
-        .len();
+    let bytes =
+        initramfs.metadata().map_err(|source| BootError::Read { what: "initramfs", source })?.len();
     let low_end = ram.first().map_or(0, |low| low.bytes);
     let room = low_end.saturating_sub(kernel_end);
     let start = match low_end.checked_sub(bytes.next_multiple_of(PAGE)) {

@@ -83,12 +83,7 @@ impl Watch {
         };
         // SAFETY: both descriptors are borrowed for the call, and `event` lives on the stack.
         let done = unsafe {
-            libc::epoll_ctl(
-                self.epoll.as_raw_fd(),
-                libc::EPOLL_CTL_ADD,
-                fd.as_raw_fd(),
-                &mut event,
-            )
+            libc::epoll_ctl(self.epoll.as_raw_fd(), libc::EPOLL_CTL_ADD, fd.as_raw_fd(), &mut event)
         };
         if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
@@ -174,10 +169,14 @@ mod tests {
         let (mut near, far) = UnixStream::pair().unwrap();
         let (other, _kept) = UnixStream::pair().unwrap();
         let first = event_loop
-            .subscribe(|watch| watch.add(far.as_fd(), 7, Interest::Readable).map(|()| Diary(vec![])))
+            .subscribe(|watch| {
+                watch.add(far.as_fd(), 7, Interest::Readable).map(|()| Diary(vec![]))
+            })
             .unwrap();
         let second = event_loop
-            .subscribe(|watch| watch.add(other.as_fd(), 8, Interest::Readable).map(|()| Diary(vec![])))
+            .subscribe(|watch| {
+                watch.add(other.as_fd(), 8, Interest::Readable).map(|()| Diary(vec![]))
+            })
             .unwrap();
         near.write_all(b"x").unwrap();
         event_loop.turn().unwrap();

@@ -45,7 +45,11 @@ pub struct Inheritance {
 
 impl Inheritance {
     /// Takes the descriptor of `what`.
-    pub fn take(&mut self, Inherited(fd): Inherited, what: &'static str) -> Result<OwnedFd, InheritError> {
+    pub fn take(
+        &mut self,
+        Inherited(fd): Inherited,
+        what: &'static str,
+    ) -> Result<OwnedFd, InheritError> {
         // SAFETY: no memory is passed; a number that is no descriptor gives an error.
         if unsafe { libc::fcntl(fd, libc::F_GETFD) } < 0 {
             return Err(InheritError::NotOpen { fd, what });

@@ -124,7 +124,8 @@ pub fn build(
     vm.create_interrupt_controllers(layout::KVM_PRIVATE_PAGES)?;
     (parts.reached)(Step::KvmReady);
 
-    let mut slots = Slots { vm: &vm, memory: &memory, bus: Bus::default(), words: vec![], taken: 0 };
+    let mut slots =
+        Slots { vm: &vm, memory: &memory, bus: Bus::default(), words: vec![], taken: 0 };
     let connections = Connections {
         guest_cid: parts.guest_cid,
         listener: parts.listener,

@@ -107,5 +107,7 @@ fn code_bytes(error: &EmulationFailure) -> String {
     // SAFETY: the flag says that KVM filled this member, and every bit pattern is a value of it.
     let code = unsafe { error.__bindgen_anon_1.__bindgen_anon_1 };
     let length = usize::from(code.insn_size).min(code.insn_bytes.len());
-    code.insn_bytes[..length].iter().fold(", code".into(), |text, byte| format!("{text} {byte:02x}"))
+    code.insn_bytes[..length]
+        .iter()
+        .fold(", code".into(), |text, byte| format!("{text} {byte:02x}"))
 }

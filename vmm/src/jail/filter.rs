@@ -4,6 +4,8 @@
 //! both cases the VM is better off dead. The release build is static against musl and the test build
 //! dynamic against glibc; where they differ, both names are here.
 
+use std::collections::BTreeMap;
+
 use libc::c_long;
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
@@ -12,30 +14,37 @@ use seccompiler::{
 
 use super::JailError;
 
-/// `KVM_RUN` (`_IO(0xae, 0x80)`).
-const KVM_RUN: u64 = 0xae80;
+/// Calls that are allowed with one of these as their second argument only.
+type Narrow = (c_long, &'static [u64]);
+
+/// What a vCPU asks of KVM: to run (`_IO(0xae, 0x80)`), and where the guest was when KVM gave up
+/// (`KVM_GET_REGS`, `_IOR(0xae, 0x81, struct kvm_regs)`).
+const VCPU_IOCTLS: Narrow = (libc::SYS_ioctl, &[0xae80, 0x8090_ae81]);
+
+/// A debug build makes sure that what it closes is open.
+const CLOSING: Narrow = (libc::SYS_fcntl, &[libc::F_GETFD as u64]);
 
 /// What both kinds of thread do.
 const EVERYONE: &[c_long] = &[
-    libc::SYS_brk,            // allocator
-    libc::SYS_mmap,           // allocator
-    libc::SYS_munmap,         // allocator
-    libc::SYS_mremap,         // allocator, when a buffer grows
-    libc::SYS_mprotect,       // allocator of glibc, when an arena grows
-    libc::SYS_madvise,        // allocator, and the end of a thread's stack
-    libc::SYS_futex,          // locks, and the start line
-    libc::SYS_read,           // kicks
-    libc::SYS_write,          // interrupts, ends, the serial log
-    libc::SYS_close,          // sockets
-    libc::SYS_clock_gettime,  // marks, where there is no vDSO for the clock
-    libc::SYS_sendto,         // reports; the backlog of a socket
-    libc::SYS_rt_sigprocmask, // the end of a thread, and `abort`
-    libc::SYS_rt_sigreturn,   // a signal that stopped and continued us
+    libc::SYS_brk,             // allocator
+    libc::SYS_mmap,            // allocator
+    libc::SYS_munmap,          // allocator
+    libc::SYS_mremap,          // allocator, when a buffer grows
+    libc::SYS_mprotect,        // allocator of glibc, when an arena grows
+    libc::SYS_madvise,         // allocator, and the end of a thread's stack
+    libc::SYS_futex,           // locks, and the start line
+    libc::SYS_read,            // kicks
+    libc::SYS_write,           // interrupts, ends, the serial log
+    libc::SYS_close,           // sockets
+    libc::SYS_clock_gettime,   // marks, where there is no vDSO for the clock
+    libc::SYS_sendto,          // reports; the backlog of a socket
+    libc::SYS_rt_sigprocmask,  // the end of a thread, and `abort`
+    libc::SYS_rt_sigreturn,    // a signal that stopped and continued us
     libc::SYS_restart_syscall, // the same
-    libc::SYS_sigaltstack,    // the end of a thread
-    libc::SYS_gettid,         // `abort`
-    libc::SYS_tkill,          // `abort` of musl
-    libc::SYS_exit_group,     // the end
+    libc::SYS_sigaltstack,     // the end of a thread
+    libc::SYS_gettid,          // `abort`
+    libc::SYS_tkill,           // `abort` of musl
+    libc::SYS_exit_group,      // the end
 ];
 
 /// What a vCPU does besides: it runs the guest, and ends.
@@ -60,28 +69,28 @@ const EVENT_LOOP: &[c_long] = &[
 
 /// Confines a vCPU's thread, and with it what it calls: the transports of all devices.
 pub fn confine_vcpu() -> Result<(), JailError> {
-    let run = SeccompCondition::new(1, SeccompCmpArgLen::Qword, SeccompCmpOp::Eq, KVM_RUN)?;
-    let run = (libc::SYS_ioctl, vec![SeccompRule::new(vec![run])?]);
-    confine([EVERYONE, VCPU], Some(run))
+    confine(&[EVERYONE, VCPU], &[CLOSING, VCPU_IOCTLS])
 }
 
 /// Confines the event loop's thread.
 pub fn confine_event_loop() -> Result<(), JailError> {
-    confine([EVERYONE, EVENT_LOOP], None)
+    confine(&[EVERYONE, EVENT_LOOP], &[CLOSING])
 }
 
-fn confine(
-    lists: [&[c_long]; 2],
-    more: Option<(c_long, Vec<SeccompRule>)>,
-) -> Result<(), JailError> {
+fn confine(lists: &[&[c_long]], narrow: &[Narrow]) -> Result<(), JailError> {
     // An empty list of conditions is no condition.
-    let rules = lists.concat().into_iter().map(|call| (call, vec![])).chain(more).collect();
-    let filter = SeccompFilter::new(
-        rules,
-        SeccompAction::KillProcess,
-        SeccompAction::Allow,
-        ARCHITECTURE,
-    )?;
+    let mut rules: BTreeMap<c_long, Vec<SeccompRule>> =
+        lists.concat().into_iter().map(|call| (call, vec![])).collect();
+    for &(call, arguments) in narrow {
+        let rule = |&argument: &u64| {
+            let argument =
+                SeccompCondition::new(1, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, argument)?;
+            SeccompRule::new(vec![argument])
+        };
+        rules.insert(call, arguments.iter().map(rule).collect::<Result<_, _>>()?);
+    }
+    let filter =
+        SeccompFilter::new(rules, SeccompAction::KillProcess, SeccompAction::Allow, ARCHITECTURE)?;
     let program: BpfProgram = filter.try_into()?;
     Ok(apply_filter(&program)?)
 }
@@ -97,7 +106,7 @@ mod tests {
 
     #[test]
     fn a_vmm_needs_forty_system_calls_at_most() {
-        let mut calls = [EVERYONE, VCPU, EVENT_LOOP, &[libc::SYS_ioctl]].concat();
+        let mut calls = [EVERYONE, VCPU, EVENT_LOOP, &[VCPU_IOCTLS.0, CLOSING.0]].concat();
         calls.sort_unstable();
         let named = calls.len();
         calls.dedup();

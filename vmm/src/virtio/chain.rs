@@ -225,8 +225,7 @@ impl<'m> Buffers<'m> {
         let mut message = message(&mut parts);
         // SAFETY: each part is guest memory, writable and mapped for as long as `'m`; that the guest
         // writes there too is its own affair.
-        let count =
-            unsafe { libc::recvmsg(socket.as_raw_fd(), &mut message, libc::MSG_DONTWAIT) };
+        let count = unsafe { libc::recvmsg(socket.as_raw_fd(), &mut message, libc::MSG_DONTWAIT) };
         self.used_up(count)
     }
 

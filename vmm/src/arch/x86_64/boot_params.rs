@@ -72,7 +72,9 @@ mod tests {
         let params = bytes(&ram, Range { start: 0xb000_0000, bytes: 0x1234 }, 17);
         assert_eq!(params[E820_ENTRIES], 3);
         let mut want = Vec::new();
-        for (start, bytes) in [(0u64, 0x9_fc00u64), (1 << 20, (3 << 30) - (1 << 20)), (4 << 30, 1 << 30)] {
+        for (start, bytes) in
+            [(0u64, 0x9_fc00u64), (1 << 20, (3 << 30) - (1 << 20)), (4 << 30, 1 << 30)]
+        {
             want.extend(start.to_le_bytes());
             want.extend(bytes.to_le_bytes());
             want.extend(1u32.to_le_bytes());

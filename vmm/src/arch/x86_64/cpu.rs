@@ -68,8 +68,8 @@ impl Processors {
     pub fn power_on(&self, vcpu: &VcpuFd, index: u8, entry: u64) -> Result<(), PowerOnError> {
         let refused = |what| move |source| PowerOnError::Refused { what, index, source };
         let entries = cpuid::of_vcpu(&self.supported_cpuid, index, self.vcpus, self.tsc_deadline);
-        let cpuid = CpuId::from_entries(&entries)
-            .map_err(|_| PowerOnError::CpuidTooLong(entries.len()))?;
+        let cpuid =
+            CpuId::from_entries(&entries).map_err(|_| PowerOnError::CpuidTooLong(entries.len()))?;
         vcpu.set_cpuid2(&cpuid).map_err(refused("CPUID"))?;
         if index != 0 {
             return Ok(());

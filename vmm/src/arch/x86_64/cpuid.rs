@@ -14,7 +14,12 @@ const LEVEL_THREAD: u32 = 1;
 const LEVEL_CORE: u32 = 2;
 
 /// The CPUID of vCPU `index` of `vcpus`, made from what KVM supports.
-pub(super) fn of_vcpu(supported: &CpuId, index: u8, vcpus: u8, tsc_deadline: bool) -> Vec<kvm_cpuid_entry2> {
+pub(super) fn of_vcpu(
+    supported: &CpuId,
+    index: u8,
+    vcpus: u8,
+    tsc_deadline: bool,
+) -> Vec<kvm_cpuid_entry2> {
     let id = u32::from(index);
     let count = u32::from(vcpus);
     let id_bits = count.next_power_of_two().trailing_zeros();
@@ -103,7 +108,8 @@ mod tests {
 
     #[test]
     fn a_lone_vcpu_has_a_deadline_timer_where_kvm_has_one() {
-        let host = CpuId::from_entries(&[leaf(0x1, 0, [0, 0xffff_0000, 0, HYPERTHREADING])]).unwrap();
+        let host =
+            CpuId::from_entries(&[leaf(0x1, 0, [0, 0xffff_0000, 0, HYPERTHREADING])]).unwrap();
         let got = of_vcpu(&host, 0, 1, true);
         assert_eq!(got[0], leaf(0x1, 0, [0, 0x0001_0000, HYPERVISOR | TSC_DEADLINE, 0]));
     }

@@ -84,7 +84,12 @@ impl<S: Storage> Core<S> {
     }
 
     /// Carries a request out and gives the number of bytes put into `into`.
-    fn carry_out(&mut self, request: Request, from: Buffers<'_>, mut into: Buffers<'_>) -> io::Result<usize> {
+    fn carry_out(
+        &mut self,
+        request: Request,
+        from: Buffers<'_>,
+        mut into: Buffers<'_>,
+    ) -> io::Result<usize> {
         match request {
             Request::Read { offset } => {
                 let bytes = into.len();
@@ -106,7 +111,8 @@ impl<S: Storage> worker::Core for Core<S> {
             Some(header) => self.judge(header, data.len(), readable.len()),
             None => Err(Refusal::Io),
         };
-        let (status, written) = match outcome.map(|request| self.carry_out(request, readable, data)) {
+        let (status, written) = match outcome.map(|request| self.carry_out(request, readable, data))
+        {
             Ok(Ok(written)) => (VIRTIO_BLK_S_OK, written),
             Ok(Err(_)) | Err(Refusal::Io) => (VIRTIO_BLK_S_IOERR, 0),
             Err(Refusal::Unsupported) => (VIRTIO_BLK_S_UNSUPP, 0),

@@ -124,11 +124,8 @@ impl Device for Block {
     }
 
     fn features(&self) -> u64 {
-        let read_only = if self.worker.ask(|core| core.storage.read_only()) {
-            1 << VIRTIO_BLK_F_RO
-        } else {
-            0
-        };
+        let read_only =
+            if self.worker.ask(|core| core.storage.read_only()) { 1 << VIRTIO_BLK_F_RO } else { 0 };
         FEATURE_VERSION_1
             | FEATURE_EVENT_IDX
             | FEATURE_INDIRECT

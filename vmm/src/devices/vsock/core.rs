@@ -10,9 +10,7 @@
 use std::collections::{HashMap, VecDeque};
 
 use super::connection::{BACKLOG_BYTES, Connection, Stream, Violation};
-use super::packet::{
-    BadPacket, Credit, HEADER_BYTES, Halves, Header, Operation, Ports, RawHeader,
-};
+use super::packet::{BadPacket, Credit, HEADER_BYTES, Halves, Header, Operation, Ports, RawHeader};
 use crate::event_loop::Readiness;
 use crate::virtio::chain::Buffers;
 
@@ -105,7 +103,11 @@ impl<S: Stream> Core<S> {
 
     /// Puts the next packet for the guest into `header` and `room`, and gives its length. `None` when
     /// there is none after all: then neither was touched.
-    pub(super) fn next_packet(&mut self, header: Buffers<'_>, mut room: Buffers<'_>) -> Option<usize> {
+    pub(super) fn next_packet(
+        &mut self,
+        header: Buffers<'_>,
+        mut room: Buffers<'_>,
+    ) -> Option<usize> {
         if let Some(ports) = self.resets.pop_front() {
             return Some(self.write(header, ports, Operation::Reset, Credit::default()));
         }
@@ -155,7 +157,8 @@ impl<S: Stream> Core<S> {
     fn on_connection(&mut self, header: Header, data: Buffers<'_>) {
         let Header { ports, operation, credit } = header;
         let found = self.by_ports.get(&ports).copied();
-        let Some((id, connection)) = found.and_then(|id| Some((id, self.connections.get_mut(&id)?)))
+        let Some((id, connection)) =
+            found.and_then(|id| Some((id, self.connections.get_mut(&id)?)))
         else {
             if operation != Operation::Reset {
                 self.reset(ports);
@@ -221,7 +224,13 @@ impl<S: Stream> Core<S> {
         self.resets.push_back(ports);
     }
 
-    fn write(&self, mut header: Buffers<'_>, ports: Ports, operation: Operation, credit: Credit) -> usize {
+    fn write(
+        &self,
+        mut header: Buffers<'_>,
+        ports: Ports,
+        operation: Operation,
+        credit: Credit,
+    ) -> usize {
         let data = if let Operation::Data(bytes) = operation { bytes } else { 0 };
         header.copy_from(&Header { ports, operation, credit }.to_bytes(self.guest_cid));
         HEADER_BYTES + data

@@ -46,8 +46,8 @@ use std::sync::{Arc, Mutex};
 use serde::{Deserialize, Serialize};
 use virtio_queue::Queue;
 
-pub use self::worker::Dialled;
 use self::core::Core;
+pub use self::worker::Dialled;
 use self::worker::{Socket, Worker};
 use crate::event_loop::EventLoop;
 use crate::sync::lock;
