@@ -294,7 +294,7 @@ fn what_is_masked_reads_as_nothing_and_what_is_read_only_stays_as_it_is() {
     }
     let mut agent = Running::start();
     let script = "mkdir /secret/x; cat /secret/file; ls /secret/dir; echo 1 > /proc/sys/vm/swappiness; \
-        wc -c < /proc/kcore; touch /kept";
+        wc -c < /proc/keys; touch /kept";
     let root = agent.root("c");
     std::fs::create_dir_all(root.join("secret/dir/deep")).unwrap();
     std::fs::write(root.join("secret/file"), "secret").unwrap();
