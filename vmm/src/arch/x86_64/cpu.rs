@@ -1,6 +1,6 @@
 //! A vCPU at power-on.
 
-use kvm_bindings::{CpuId, Msrs, kvm_msr_entry, kvm_regs, kvm_segment};
+use kvm_bindings::{CpuId, Msrs, kvm_cpuid_entry2, kvm_msr_entry, kvm_regs, kvm_segment, kvm_xcrs};
 use kvm_ioctls::VcpuFd;
 
 use super::boot::SEGMENTS;
@@ -71,6 +71,7 @@ impl Processors {
         let cpuid =
             CpuId::from_entries(&entries).map_err(|_| PowerOnError::CpuidTooLong(entries.len()))?;
         vcpu.set_cpuid2(&cpuid).map_err(refused("CPUID"))?;
+        vcpu.set_xcrs(&extended_state(&entries)).map_err(refused("extended state"))?;
         if index != 0 {
             return Ok(());
         }
@@ -116,6 +117,17 @@ impl Processors {
             }
         }
     }
+}
+
+/// Every part of the extended state on, as a kernel sets it. A KVM inside QEMU's emulation does not
+/// notice when the guest does so itself, and would go on to load less.
+fn extended_state(cpuid: &[kvm_cpuid_entry2]) -> kvm_xcrs {
+    let parts = cpuid.iter().find(|entry| entry.function == 0xd && entry.index == 0);
+    let mut xcrs = kvm_xcrs { nr_xcrs: 1, ..Default::default() };
+    // Bit 0, the x87, is always on (Intel SDM volume 1, 13.3).
+    xcrs.xcrs[0].value =
+        parts.map_or(0, |parts| u64::from(parts.edx) << 32 | u64::from(parts.eax)) | 1;
+    xcrs
 }
 
 /// What a processor would load from the descriptor at `index` of the GDT.
