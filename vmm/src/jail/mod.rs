@@ -117,12 +117,14 @@ pub fn drop_privileges() -> Result<(), JailError> {
     step("forbidding new privileges", bound)
 }
 
+/// What names a limit; the C libraries do not agree on its sign.
+#[cfg(target_env = "musl")]
+type Resource = libc::c_int;
+#[cfg(not(target_env = "musl"))]
+type Resource = libc::__rlimit_resource_t;
+
 /// Lowers a limit; one that is lower already stays.
-fn limit(
-    resource: libc::__rlimit_resource_t,
-    most: libc::rlim_t,
-    words: &'static str,
-) -> Result<(), JailError> {
+fn limit(resource: Resource, most: libc::rlim_t, words: &'static str) -> Result<(), JailError> {
     let mut now = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: `now` is writable.
     step(words, unsafe { libc::getrlimit(resource, &mut now) })?;
