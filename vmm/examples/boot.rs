@@ -24,10 +24,10 @@ const VMM: &str = "--vmm";
 
 fn main() -> Result<ExitCode> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    if let [word, descriptor] = arguments.as_slice() {
-        if word == VMM {
-            return Ok(vmm::main(descriptor.parse()?));
-        }
+    if let [word, descriptor] = arguments.as_slice()
+        && word == VMM
+    {
+        return Ok(vmm::main(descriptor.parse()?));
     }
     let [kernel, initramfs, options @ ..] = arguments.as_slice() else {
         bail!("usage: boot KERNEL INITRAMFS [OPTIONS], see the source");

@@ -6,28 +6,28 @@
 //! An owner prepares a command with [`launch::hand_over`] that runs a program which calls [`main`];
 //! that jails itself, runs the guest, and says over the control socket how it went.
 //!
-//! Floors, each using only those below: `kvm`, `memory`, `spec` · `bus`, `irq`, `event_loop` ·
+//! The rest is public for fuzz targets and tests. Floors, each using only those below: `kvm`, `memory`, `spec` · `bus`, `irq`, `event_loop` ·
 //! `arch`, `boot`, `virtio` · `devices` · `vcpu` · `machine` · `control`, `jail`, `entry`.
 
-mod arch;
-mod boot;
-mod bus;
-mod control;
-mod devices;
-mod ending;
+pub mod arch;
+pub mod boot;
+pub mod bus;
+pub mod control;
+pub mod devices;
+pub mod ending;
 mod entry;
-mod event_loop;
-mod inherit;
-mod irq;
-mod jail;
-mod kvm;
+pub mod event_loop;
+pub mod inherit;
+pub mod irq;
+pub mod jail;
+pub mod kvm;
 pub mod launch;
-mod machine;
-mod memory;
+pub mod machine;
+pub mod memory;
 pub mod probe;
 pub mod spec;
-mod sync;
-mod vcpu;
-mod virtio;
+pub mod sync;
+pub mod vcpu;
+pub mod virtio;
 
 pub use entry::main;

@@ -57,7 +57,7 @@ impl VmSpec {
         if !(1..=MAX_VCPUS).contains(&vcpus) {
             return Err(SpecError::Vcpus(vcpus));
         }
-        if ram_bytes < MIN_RAM_BYTES || ram_bytes > MAX_RAM_BYTES || ram_bytes % RAM_STEP_BYTES != 0
+        if !(MIN_RAM_BYTES..=MAX_RAM_BYTES).contains(&ram_bytes) || ram_bytes % RAM_STEP_BYTES != 0
         {
             return Err(SpecError::Ram(ram_bytes));
         }

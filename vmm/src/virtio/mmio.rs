@@ -224,16 +224,18 @@ impl Mmio {
             _ => match (before, new) {
                 (0, ACKNOWLEDGE) => self.registers.status = ACKNOWLEDGE,
                 (ACKNOWLEDGE, DRIVER) => self.registers.status |= DRIVER,
-                (_, FEATURES_OK) if before == ACKNOWLEDGE | DRIVER => {
-                    // Left unset, this bit is the device's "no" to a choice of features.
-                    if self.registers.acked_features & !self.device.features() == 0 {
-                        self.registers.status |= FEATURES_OK;
-                    }
+                // Left unset, this bit is the device's "no" to a choice of features.
+                (_, FEATURES_OK) if before == ACKNOWLEDGE | DRIVER && self.may_have_features() => {
+                    self.registers.status |= FEATURES_OK;
                 }
                 (_, DRIVER_OK) if before == ACKNOWLEDGE | DRIVER | FEATURES_OK => self.activate(),
                 _ => {}
             },
         }
+    }
+
+    fn may_have_features(&self) -> bool {
+        self.registers.acked_features & !self.device.features() == 0
     }
 
     fn activate(&mut self) {

@@ -1,6 +1,6 @@
 //! What a kernel finds in memory when it is entered.
 
-use vm_memory::{Bytes, GuestAddress};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryError};
 
 use super::layout::{
     BOOT_PARAMS, COMMAND_LINE, COMMAND_LINE_BYTES, DEVICE_BYTES, GDT, KERNEL, MP_TABLE, PAGE_TABLES,
@@ -29,7 +29,7 @@ pub enum BootTablesError {
     },
     /// Memory ends before the tables do.
     #[error("boot tables: {0}")]
-    Write(#[from] vm_memory::GuestMemoryError),
+    Write(#[from] GuestMemoryError),
 }
 
 /// The machine's own part of the kernel command line.
@@ -64,21 +64,24 @@ pub fn write_tables(
     let params = boot_params::bytes(ram, initramfs, bytes as u32);
     memory.write_slice(&params, GuestAddress(BOOT_PARAMS))?;
     memory.write_slice(&mp_table::bytes(vcpus), GuestAddress(MP_TABLE))?;
+    Ok(write_processor_tables(memory)?)
+}
+
+/// Writes what the processor itself looks at before a kernel has tables of its own.
+pub fn write_processor_tables(memory: &Memory) -> Result<(), GuestMemoryError> {
     memory.write_slice(&words(SEGMENTS), GuestAddress(GDT))?;
-    write_page_tables(memory)?;
-    Ok(())
+    write_page_tables(memory)
 }
 
 /// The first GiB, mapped to itself in large pages: the kernel brings its own tables soon.
-fn write_page_tables(memory: &Memory) -> Result<(), BootTablesError> {
+fn write_page_tables(memory: &Memory) -> Result<(), GuestMemoryError> {
     let [level4, level3, level2] = [0, 1, 2].map(|page| PAGE_TABLES + page * 0x1000);
     memory.write_slice(&words([level3 | PRESENT_WRITABLE]), GuestAddress(level4))?;
     memory.write_slice(&words([level2 | PRESENT_WRITABLE]), GuestAddress(level3))?;
     let pages = std::array::from_fn::<u64, 512, _>(|index| {
-        index as u64 * LARGE_PAGE_BYTES | PRESENT_WRITABLE | LARGE_PAGE
+        (index as u64 * LARGE_PAGE_BYTES) | PRESENT_WRITABLE | LARGE_PAGE
     });
-    memory.write_slice(&words(pages), GuestAddress(level2))?;
-    Ok(())
+    memory.write_slice(&words(pages), GuestAddress(level2))
 }
 
 fn words<const N: usize>(words: [u64; N]) -> Vec<u8> {

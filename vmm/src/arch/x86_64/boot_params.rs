@@ -2,7 +2,7 @@
 //!
 //! Linux, `Documentation/arch/x86/zero-page.rst` and `boot.rst`.
 
-use super::layout::{BASE_MEMORY_END, COMMAND_LINE, KERNEL, MP_TABLE};
+use super::layout::{COMMAND_LINE, KERNEL, MP_TABLE};
 use crate::memory::Range;
 
 /// Size of the structure.
@@ -49,7 +49,6 @@ pub(super) fn bytes(ram: &[Range], initramfs: Range, command_line_bytes: u32) ->
 
 /// Memory the kernel may use: everything but the place of the MP table and of a PC's ROMs.
 fn usable(ram: &[Range]) -> Vec<Range> {
-    debug_assert!(MP_TABLE < BASE_MEMORY_END);
     ram.iter()
         .flat_map(|&range| match range.start {
             0 => vec![

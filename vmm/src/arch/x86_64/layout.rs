@@ -31,8 +31,6 @@ pub(super) const COMMAND_LINE: u64 = 0x2_0000;
 pub(super) const COMMAND_LINE_BYTES: usize = 2048;
 /// The last KiB of base memory, the second place where Linux looks for an MP table.
 pub(super) const MP_TABLE: u64 = 0x9_fc00;
-/// End of what a PC calls base memory.
-pub(super) const BASE_MEMORY_END: u64 = 0xa_0000;
 /// Where kernels are linked to run from, and what a PC calls extended memory.
 pub(super) const KERNEL: u64 = 0x10_0000;
 

@@ -2,6 +2,7 @@
 
 pub mod boot;
 mod boot_params;
+pub mod code;
 pub mod cpu;
 mod cpuid;
 pub mod layout;

@@ -9,8 +9,8 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use super::connection::{BACKLOG_BYTES, Connection, Stream, Violation};
-use super::packet::{BadPacket, Credit, HEADER_BYTES, Halves, Header, Operation, Ports, RawHeader};
+use super::connection::{Connection, Stream, Violation};
+use super::packet::{BadPacket, Credit, HEADER_BYTES, Header, Operation, Ports, RawHeader};
 use crate::event_loop::Readiness;
 use crate::virtio::chain::Buffers;
 

@@ -138,18 +138,21 @@ impl Worker {
             }
             let Some(chain) = chain::next(queue, &live.memory)? else { break };
             let head = chain.head();
-            if let Ok((mut readable, _)) = chain.open() {
-                if let Some(header) = readable.take_array::<HEADER_BYTES>() {
-                    let id = self.next_id;
-                    if let Some(port) = self.core.packet(RawHeader(header), readable, id) {
-                        self.opened(id, port);
-                    }
-                }
+            if let Ok((readable, _)) = chain.open() {
+                self.take_packet(readable);
             }
             chain::complete(queue, &live.memory, head, 0)?;
             used = true;
         }
         Ok(used)
+    }
+
+    fn take_packet(&mut self, mut readable: Buffers<'_>) {
+        let Some(header) = readable.take_array::<HEADER_BYTES>() else { return };
+        let id = self.next_id;
+        if let Some(port) = self.core.packet(RawHeader(header), readable, id) {
+            self.opened(id, port);
+        }
     }
 
     /// Puts packets into the receive queue while there are some and there is room.
@@ -200,10 +203,10 @@ impl Worker {
     /// The guest has opened connection `id` to a port of the host.
     fn opened(&mut self, id: Id, port: u32) {
         self.next_id = next_id(id);
-        if let Some(Socket(socket)) = self.core.stream(id) {
-            if self.watch.add(socket.as_fd(), id, Interest::Edges).is_err() {
-                self.core.ready(id, Readiness::GONE);
-            }
+        if let Some(Socket(socket)) = self.core.stream(id)
+            && self.watch.add(socket.as_fd(), id, Interest::Edges).is_err()
+        {
+            self.core.ready(id, Readiness::GONE);
         }
         (self.dialled)(port);
     }
