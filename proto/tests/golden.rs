@@ -1,0 +1,262 @@
+//! The bytes of every message, frozen.
+//!
+//! A restored guest may carry an older agent than the host that talks to it, so what stands here is a
+//! promise: a change that fails one of these tests needs a new `proto::VERSION`, or must be made so
+//! that both forms are read.
+
+use std::fmt::Debug;
+
+use proto::frame;
+use proto::message::{
+    Answer, Call, ExitStatus, Fault, FaultKind, Hello, ProcessId, Reply, Request,
+};
+use proto::spec::{
+    Capabilities, Container, Mount, Process, Rlimit, Root, Stdio, TerminalSize, User, Who,
+};
+use proto::stream::{Attach, Stream};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+/// `value` is written as `json` behind its length, and read back from it.
+#[track_caller]
+fn stands<T: Serialize + DeserializeOwned + PartialEq + Debug>(value: T, json: &str) {
+    let bytes = frame::encode(&value).unwrap();
+    let (prefix, body) = bytes.split_first_chunk().unwrap();
+    assert_eq!(std::str::from_utf8(body).unwrap(), json);
+    assert_eq!(u32::from_le_bytes(*prefix) as usize, json.len());
+    assert_eq!(frame::decode::<T>(json.as_bytes()).unwrap(), value);
+}
+
+/// `json`, of an older or newer speaker, is read as `value`.
+#[track_caller]
+fn reads<T: DeserializeOwned + PartialEq + Debug>(json: &str, value: T) {
+    assert_eq!(frame::decode::<T>(json.as_bytes()).unwrap(), value);
+}
+
+fn first() -> ProcessId {
+    ProcessId { container: "web".into(), exec: None }
+}
+
+fn exec() -> ProcessId {
+    ProcessId { container: "web".into(), exec: Some("e1".into()) }
+}
+
+fn call(request: Request) -> Call {
+    Call { id: 7, request }
+}
+
+fn process() -> Process {
+    Process {
+        stdio: Stdio::Pipes { stdin: true, stdout: true, stderr: false },
+        user: User::default(),
+        args: vec!["sh".into()],
+        env: vec![],
+        cwd: "/".into(),
+        capabilities: Capabilities::default(),
+        rlimits: vec![],
+        no_new_privileges: false,
+        oom_score_adj: None,
+    }
+}
+
+const PROCESS: &str = concat!(
+    r#"{"stdio":{"kind":"pipes","stdin":true,"stdout":true,"stderr":false},"#,
+    r#""user":{"who":{"by":"ids","uid":0,"gid":0},"additionalGids":[]},"#,
+    r#""args":["sh"],"env":[],"cwd":"/","#,
+    r#""capabilities":{"bounding":[],"effective":[],"inheritable":[],"permitted":[],"ambient":[]},"#,
+    r#""rlimits":[],"noNewPrivileges":false}"#
+);
+
+#[test]
+fn version_and_ports_are_what_older_peers_dial() {
+    assert_eq!(proto::VERSION, 1);
+    assert_eq!((proto::READY_PORT, proto::SESSION_PORT, proto::STDIO_PORT), (1024, 1025, 1026));
+    assert_eq!(frame::MAX_BYTES, 1 << 20);
+}
+
+#[test]
+fn hello_stands() {
+    let host = Hello { version: 1, name: "microvm 0.1.0".into(), agent_started_ns: None };
+    stands(host, r#"{"version":1,"name":"microvm 0.1.0"}"#);
+    let agent = Hello { version: 1, name: "a".into(), agent_started_ns: Some(12_345_678) };
+    stands(agent, r#"{"version":1,"name":"a","agent_started_ns":12345678}"#);
+}
+
+#[test]
+fn calls_about_a_container_stand() {
+    let spec = Container {
+        root: Root::Disk { index: 0, upper_bytes: None },
+        readonly: false,
+        hostname: None,
+        mounts: vec![],
+        masked_paths: vec![],
+        readonly_paths: vec![],
+        sysctl: vec![],
+        process: process(),
+    };
+    stands(
+        call(Request::Create { container: "web".into(), spec: Box::new(spec) }),
+        &format!(
+            r#"{{"id":7,"request":{{"do":"create","container":"web","spec":{{"root":{{"from":"disk","index":0}},"readonly":false,"mounts":[],"maskedPaths":[],"readonlyPaths":[],"sysctl":[],"process":{PROCESS}}}}}}}"#
+        ),
+    );
+    stands(
+        call(Request::Start { container: "web".into() }),
+        r#"{"id":7,"request":{"do":"start","container":"web"}}"#,
+    );
+    stands(
+        call(Request::Exec { process: exec(), spec: Box::new(process()) }),
+        &format!(
+            r#"{{"id":7,"request":{{"do":"exec","process":{{"container":"web","exec":"e1"}},"spec":{PROCESS}}}}}"#
+        ),
+    );
+}
+
+#[test]
+fn calls_about_a_process_stand() {
+    stands(
+        call(Request::Signal { process: first(), signal: 15, all: true }),
+        r#"{"id":7,"request":{"do":"signal","process":{"container":"web"},"signal":15,"all":true}}"#,
+    );
+    stands(
+        call(Request::Resize { process: exec(), size: TerminalSize { rows: 25, columns: 80 } }),
+        r#"{"id":7,"request":{"do":"resize","process":{"container":"web","exec":"e1"},"size":{"rows":25,"columns":80}}}"#,
+    );
+    stands(
+        call(Request::Wait { process: first() }),
+        r#"{"id":7,"request":{"do":"wait","process":{"container":"web"}}}"#,
+    );
+    stands(call(Request::PowerOff), r#"{"id":7,"request":{"do":"power_off"}}"#);
+}
+
+#[test]
+fn answers_stand() {
+    let good = |reply| Answer { id: 7, result: Ok(reply) };
+    stands(good(Reply::Done), r#"{"id":7,"result":{"Ok":{"got":"done"}}}"#);
+    stands(
+        good(Reply::Created { pid: 42 }),
+        r#"{"id":7,"result":{"Ok":{"got":"created","pid":42}}}"#,
+    );
+    let exited = |status| good(Reply::Exited { status });
+    stands(
+        exited(ExitStatus::Code(3)),
+        r#"{"id":7,"result":{"Ok":{"got":"exited","status":{"code":3}}}}"#,
+    );
+    stands(
+        exited(ExitStatus::Signal(9)),
+        r#"{"id":7,"result":{"Ok":{"got":"exited","status":{"signal":9}}}}"#,
+    );
+}
+
+#[test]
+fn every_kind_of_fault_stands() {
+    let kinds = [
+        (FaultKind::ProgramNotFound, "program_not_found"),
+        (FaultKind::ProgramNotExecutable, "program_not_executable"),
+        (FaultKind::NoSuchProcess, "no_such_process"),
+        (FaultKind::AlreadyExists, "already_exists"),
+        (FaultKind::InvalidSpec, "invalid_spec"),
+        (FaultKind::System, "system"),
+    ];
+    for (kind, word) in kinds {
+        stands(
+            Answer { id: 7, result: Err(Fault { kind, message: "no".into() }) },
+            &format!(r#"{{"id":7,"result":{{"Err":{{"kind":"{word}","message":"no"}}}}}}"#),
+        );
+    }
+}
+
+#[test]
+fn attach_stands_for_every_stream() {
+    let streams = [
+        (Stream::Stdin, "stdin"),
+        (Stream::Stdout, "stdout"),
+        (Stream::Stderr, "stderr"),
+        (Stream::Terminal, "terminal"),
+    ];
+    for (stream, word) in streams {
+        stands(
+            Attach { version: 1, process: first(), stream },
+            &format!(r#"{{"version":1,"process":{{"container":"web"}},"stream":"{word}"}}"#),
+        );
+    }
+}
+
+#[test]
+fn a_full_container_stands() {
+    let all = vec!["CAP_KILL".to_owned()];
+    let spec = Container {
+        root: Root::Directory { path: "/mnt/root".into() },
+        readonly: true,
+        hostname: Some("box".into()),
+        mounts: vec![Mount {
+            destination: "/proc".into(),
+            kind: Some("proc".into()),
+            source: Some("proc".into()),
+            options: vec!["nosuid".into()],
+        }],
+        masked_paths: vec!["/proc/keys".into()],
+        readonly_paths: vec!["/proc/sys".into()],
+        sysctl: vec![("kernel.shmmni".into(), "1".into())],
+        process: Process {
+            stdio: Stdio::Terminal { size: TerminalSize { rows: 1, columns: 2 } },
+            user: User {
+                who: Who::Name { name: "ann:wheel".into() },
+                additional_gids: vec![5],
+                umask: Some(18),
+            },
+            env: vec!["A=b".into()],
+            capabilities: Capabilities {
+                bounding: all.clone(),
+                ambient: all,
+                ..Default::default()
+            },
+            rlimits: vec![Rlimit { kind: "RLIMIT_NOFILE".into(), soft: 1, hard: u64::MAX }],
+            no_new_privileges: true,
+            oom_score_adj: Some(-5),
+            ..process()
+        },
+    };
+    let json = concat!(
+        r#"{"root":{"from":"directory","path":"/mnt/root"},"readonly":true,"hostname":"box","#,
+        r#""mounts":[{"destination":"/proc","type":"proc","source":"proc","options":["nosuid"]}],"#,
+        r#""maskedPaths":["/proc/keys"],"readonlyPaths":["/proc/sys"],"#,
+        r#""sysctl":[["kernel.shmmni","1"]],"#,
+        r#""process":{"stdio":{"kind":"terminal","size":{"rows":1,"columns":2}},"#,
+        r#""user":{"who":{"by":"name","name":"ann:wheel"},"additionalGids":[5],"umask":18},"#,
+        r#""args":["sh"],"env":["A=b"],"cwd":"/","#,
+        r#""capabilities":{"bounding":["CAP_KILL"],"effective":[],"inheritable":[],"#,
+        r#""permitted":[],"ambient":["CAP_KILL"]},"#,
+        r#""rlimits":[{"type":"RLIMIT_NOFILE","soft":1,"hard":18446744073709551615}],"#,
+        r#""noNewPrivileges":true,"oomScoreAdj":-5}}"#
+    );
+    stands(spec, json);
+    stands(
+        Root::Disk { index: 3, upper_bytes: Some(4096) },
+        r#"{"from":"disk","index":3,"upper_bytes":4096}"#,
+    );
+}
+
+#[test]
+fn what_an_older_peer_leaves_out_has_a_meaning_and_what_a_newer_one_adds_is_skipped() {
+    reads(
+        r#"{"stdio":{"kind":"pipes","stdin":true,"stdout":true,"stderr":false},"args":["sh"],"cwd":"/","scheduler":{"policy":1}}"#,
+        process(),
+    );
+    reads(
+        r#"{"id":7,"request":{"do":"signal","process":{"container":"web","pod":"p"},"signal":9}}"#,
+        call(Request::Signal { process: first(), signal: 9, all: false }),
+    );
+}
+
+#[test]
+fn words_that_mean_nothing_here_are_refused() {
+    for json in [
+        r#"{"id":7,"request":{"do":"fly"}}"#,
+        r#"{"id":-1,"request":{"do":"power_off"}}"#,
+        r#"{"id":7}"#,
+        r#"{"id":7,"request":{"do":"power_off"}} {}"#,
+    ] {
+        assert!(frame::decode::<Call>(json.as_bytes()).is_err(), "{json}");
+    }
+}
