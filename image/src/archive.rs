@@ -49,7 +49,7 @@ pub enum ArchiveError {
     Special { path: PathBuf },
     #[error("it is no tar archive")]
     NotTar,
-    #[error("it {0}")]
+    #[error(transparent)]
     Packing(#[from] UnknownPacking),
     #[error(transparent)]
     Tar(#[from] TarError),

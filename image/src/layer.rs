@@ -32,9 +32,9 @@ pub enum LayerError {
     WrongDigest { found: Digest },
     #[error("it unpacks to {found}, the image's configuration says {said}")]
     WrongDiffId { said: Digest, found: Digest },
-    #[error("it {0}")]
+    #[error(transparent)]
     Limit(#[from] LimitError),
-    #[error("it {0}")]
+    #[error(transparent)]
     Packing(#[from] UnknownPacking),
     #[error(transparent)]
     Tar(#[from] TarError),

@@ -30,6 +30,8 @@ mod reference;
 mod spool;
 mod store;
 mod tarball;
+#[cfg(test)]
+mod testing;
 mod tree;
 
 pub use archive::ArchiveError;

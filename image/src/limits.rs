@@ -9,7 +9,7 @@ pub struct Limits {
     /// What may unpack from few bytes without suspicion: below this, `ratio` is not asked.
     pub unsuspicious_bytes: u64,
     /// How many times larger than its archive an image may become. Honest layers reach 10, seldom
-    /// 50; a bomb of zeros 1,000 and more.
+    /// 30; a bomb of zeros 200 to 1,000.
     pub ratio: u64,
     /// The most files, directories and links an image may name, all layers together.
     pub entries: u32,
@@ -22,7 +22,7 @@ impl Default for Limits {
         Self {
             unpacked_bytes: 16 << 30,
             unsuspicious_bytes: 1 << 30,
-            ratio: 200,
+            ratio: 100,
             entries: 1_000_000,
             metadata_bytes: 256 << 20,
         }
@@ -33,10 +33,10 @@ impl Default for Limits {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LimitError {
     /// `unpacked_bytes`.
-    #[error("unpacks to more than {0} bytes")]
+    #[error("unpacked, it is over the limit of {0} bytes")]
     Unpacked(u64),
     /// `ratio`.
-    #[error("unpacks to more than {ratio} times its {packed_bytes} bytes")]
+    #[error("unpacked, it is over {ratio} times its {packed_bytes} bytes")]
     Ratio {
         /// The limit.
         ratio: u64,
@@ -89,7 +89,7 @@ mod tests {
         let mut bomb = Budget::new(&Limits::default());
         bomb.add_packed(10 << 20);
         assert_eq!(bomb.add_unpacked(1 << 30), Ok(()));
-        let refused = LimitError::Ratio { ratio: 200, packed_bytes: 10 << 20 };
+        let refused = LimitError::Ratio { ratio: 100, packed_bytes: 10 << 20 };
         assert_eq!(bomb.add_unpacked(1 << 30), Err(refused));
 
         let mut large = Budget::new(&Limits::default());

@@ -40,7 +40,7 @@ pub enum PackError {
         path: PathBuf,
     },
     /// It is too large.
-    #[error("directory {path} {source}")]
+    #[error("directory {path}")]
     Limit {
         /// The directory.
         path: PathBuf,

@@ -15,7 +15,7 @@ pub(crate) enum Unpacked<R> {
 
 /// A compression that we do not undo.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("is compressed with {0}, use gzip, zstd or none")]
+#[error("compressed with {0}, use gzip, zstd or none")]
 pub struct UnknownPacking(pub &'static str);
 
 /// What a compressed file begins with.

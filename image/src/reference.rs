@@ -231,7 +231,7 @@ mod tests {
             ("", "a name"),
             ("Demo", "a name"),
             ("a//b", "a name"),
-            ("../etc", "a name"),
+            ("../etc", "the registry"),
             ("a/../b", "a name"),
             ("-a", "a name"),
             ("a___b", "a name"),

@@ -63,7 +63,8 @@ impl Spool {
 /// Writes `bytes` at `offset`, but for pieces that are all zeros, where `file` has nothing yet.
 pub(crate) fn write_with_holes(file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
     const PIECE_BYTES: usize = 4096;
-    let is_zero = |piece: &[u8]| piece.iter().all(|&byte| byte == 0);
+    const ZEROS: [u8; PIECE_BYTES] = [0; PIECE_BYTES];
+    let is_zero = |piece: &[u8]| *piece == ZEROS[..piece.len()];
     let pieces: Vec<&[u8]> = bytes.chunks(PIECE_BYTES).collect();
     let mut start = 0;
     for run in pieces.chunk_by(|a, b| is_zero(a) == is_zero(b)) {
