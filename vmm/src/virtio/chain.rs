@@ -303,3 +303,182 @@ fn message(parts: &mut [libc::iovec]) -> libc::msghdr {
     message.msg_iovlen = parts.len() as _;
     message
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::virtio::mock::{DATA, Driver, END, INDIRECT, NEXT, SIZE, WRITE, with_chain};
+    use std::io::{Read, Write};
+    use std::os::fd::AsFd;
+    use std::os::unix::net::UnixStream;
+
+    /// What a lying guest writes before it offers descriptor 0.
+    type Lying = fn(&Driver);
+
+    #[test]
+    fn every_lie_in_a_chain_is_called_by_its_name() {
+        let cases: [(&str, Lying, Lie); 9] = [
+            (
+                "a circle of two",
+                |guest| {
+                    guest.describe(0, (DATA, 8, NEXT, 1));
+                    guest.describe(1, (DATA, 8, NEXT, 0));
+                },
+                Lie::Chain,
+            ),
+            (
+                "next is not in the table",
+                |guest| guest.describe(0, (DATA, 8, NEXT, SIZE)),
+                Lie::Chain,
+            ),
+            (
+                "outside of memory",
+                |guest| guest.describe(0, (END, 8, 0, 0)),
+                Lie::Outside { address: END, bytes: 8 },
+            ),
+            (
+                "over the end of memory",
+                |guest| guest.describe(0, (END - 4, 8, WRITE, 0)),
+                Lie::Outside { address: END - 4, bytes: 8 },
+            ),
+            (
+                "over the end of addresses",
+                |guest| guest.describe(0, (u64::MAX - 3, 8, 0, 0)),
+                Lie::Outside { address: u64::MAX - 3, bytes: 8 },
+            ),
+            (
+                "four gigabytes",
+                |guest| guest.describe(0, (DATA, u32::MAX, 0, 0)),
+                Lie::Outside { address: DATA, bytes: u32::MAX },
+            ),
+            (
+                "readable behind writable",
+                |guest| {
+                    guest.describe(0, (DATA, 8, NEXT | WRITE, 1));
+                    guest.describe(1, (DATA, 8, 0, 0));
+                },
+                Lie::Order,
+            ),
+            (
+                "a table in a table",
+                |guest| {
+                    guest.describe(0, (DATA, 16, INDIRECT, 0));
+                    guest.describe_in(DATA, 0, (DATA, 16, INDIRECT, 0));
+                },
+                Lie::Chain,
+            ),
+            (
+                "a table of half a descriptor",
+                |guest| guest.describe(0, (DATA, 8, INDIRECT, 0)),
+                Lie::Chain,
+            ),
+        ];
+        for (name, lie, want) in cases {
+            let mut guest = Driver::new();
+            lie(&guest);
+            guest.offer_head(0);
+            let mut queue = guest.queue();
+            let chain = next(&mut queue, &guest.memory).unwrap().unwrap();
+            assert_eq!(chain.open().unwrap_err(), want, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_head_that_is_no_descriptor_breaks_the_queue_and_not_the_host() {
+        let mut guest = Driver::new();
+        guest.offer_head(SIZE);
+        let outcome = serve(&mut guest.queue(), &guest.memory, |_, _| unreachable!());
+        assert_eq!(outcome, Err(Lie::Rings));
+    }
+
+    #[test]
+    fn more_offers_than_the_queue_holds_break_it() {
+        let guest = Driver::new();
+        guest.set_offered(SIZE + 1);
+        assert_eq!(next(&mut guest.queue(), &guest.memory).unwrap_err(), Lie::Rings);
+    }
+
+    #[test]
+    fn a_lying_request_comes_back_empty_and_the_next_one_is_served() {
+        let mut guest = Driver::new();
+        guest.offer(&[(END, 4, false)]);
+        guest.offer(&[(DATA, 4, true)]);
+        let served =
+            serve(&mut guest.queue(), &guest.memory, |_, mut into| into.copy_from(b"abcdef"));
+        assert_eq!(served, Ok(Served { interrupt: true, more: false }));
+        assert_eq!(guest.used(), [(0, 0), (1, 4)]);
+        assert_eq!(guest.read(DATA, 4), b"abcd");
+    }
+
+    #[test]
+    fn a_full_queue_is_one_round() {
+        let mut guest = Driver::new();
+        for _ in 0..SIZE {
+            guest.offer(&[(DATA, 1, true)]);
+        }
+        let served = serve(&mut guest.queue(), &guest.memory, |_, _| 0);
+        assert_eq!(served, Ok(Served { interrupt: true, more: true }));
+        assert_eq!(guest.used().len(), usize::from(SIZE));
+    }
+
+    #[test]
+    fn bytes_keep_their_order_over_pieces_of_any_size() {
+        let mut guest = Driver::new();
+        guest.write(DATA, b"abc");
+        guest.write(DATA + 0x100, b"d");
+        guest.write(DATA + 0x200, b"efghij");
+        let parts = [
+            (DATA, 3, false),
+            (DATA + 0x100, 1, false),
+            (DATA + 0x300, 0, false),
+            (DATA + 0x200, 6, false),
+        ];
+        with_chain(&mut guest, &parts, |mut bytes, _| {
+            assert_eq!(bytes.take_array(), Some(*b"ab"));
+            let mut front = bytes.split_to(3);
+            assert_eq!((front.len(), bytes.len()), (3, 5));
+            assert_eq!(front.take_array::<4>(), None);
+            assert_eq!(front.take_array(), Some(*b"cde"));
+            let mut rest = [0; 8];
+            assert_eq!(bytes.copy_to(&mut rest), 5);
+            assert_eq!(&rest[..5], b"fghij");
+            assert!(bytes.is_empty() && bytes.split_to(1).is_empty());
+        });
+    }
+
+    #[test]
+    fn what_a_socket_did_not_take_is_still_there() {
+        let mut guest = Driver::new();
+        let (mut near, far) = UnixStream::pair().unwrap();
+        guest.write(DATA, &[7; 4096]);
+        let chain: Vec<_> = (0..10).map(|_| (DATA, 0x10_0000, false)).collect();
+        with_chain(&mut guest, &chain, |mut bytes, _| {
+            let all = bytes.len();
+            let sent = bytes.send_to(far.as_fd()).unwrap();
+            assert!(sent > 0 && sent < all, "{sent}");
+            assert_eq!(bytes.len(), all - sent);
+            let error = bytes.send_to(far.as_fd()).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+            assert_eq!(bytes.len(), all - sent);
+            near.read_exact(&mut vec![0; sent]).unwrap();
+        });
+    }
+
+    #[test]
+    fn no_more_is_received_than_was_asked_for() {
+        let mut guest = Driver::new();
+        let (mut near, far) = UnixStream::pair().unwrap();
+        near.write_all(b"0123456789").unwrap();
+        let memory = guest.memory.clone();
+        with_chain(&mut guest, &[(DATA, 3, true), (DATA + 0x100, 16, true)], |_, mut into| {
+            assert_eq!(into.receive_from(far.as_fd(), 5).unwrap(), 5);
+            assert_eq!(into.receive_from(far.as_fd(), 100).unwrap(), 5);
+            drop(near);
+            assert_eq!(into.receive_from(far.as_fd(), 100).unwrap(), 0);
+            assert_eq!(into.len(), 9);
+        });
+        let guest = Driver::at(0, memory);
+        assert_eq!(guest.read(DATA, 3), b"012");
+        assert_eq!(guest.read(DATA + 0x100, 7), b"3456789");
+    }
+}

@@ -11,5 +11,9 @@
 pub mod chain;
 pub mod device;
 pub mod mmio;
+#[cfg(test)]
+pub(crate) mod mock;
 pub mod section;
+#[cfg(test)]
+mod tests;
 pub mod worker;

@@ -55,14 +55,14 @@ pub const NEEDED: &[Snippet] = &[
 /// How many instructions a portion of [`LOOP`] is, to a few.
 pub const LOOP_INSTRUCTIONS: u32 = 2 * LOOP_TURNS;
 
-const LOOP_TURNS: u32 = 50_000;
+const LOOP_TURNS: u32 = 10_000;
 
 /// A loop to be timed, which starts over when it is entered again.
 pub const LOOP: Snippet = Snippet {
     name: "a loop",
     #[rustfmt::skip]
     bytes: &[
-        0xb9, 0x50, 0xc3, 0x00, 0x00, // again: mov ecx, 50000
+        0xb9, 0x10, 0x27, 0x00, 0x00, // again: mov ecx, 10000
         0xff, 0xc9,                   // turn: dec ecx
         0x75, 0xfc,                   //       jnz turn
         0xe6, 0x10,                   //       out 0x10, al

@@ -5,6 +5,8 @@
 //! what few VMs ever win.
 
 mod core;
+#[cfg(test)]
+mod tests;
 
 use std::fs::File;
 use std::io;

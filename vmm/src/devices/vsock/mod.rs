@@ -36,6 +36,8 @@ mod connection;
 mod core;
 mod greeting;
 mod packet;
+#[cfg(test)]
+mod tests;
 mod worker;
 
 use std::collections::HashMap;

@@ -173,3 +173,79 @@ impl Header {
         bytes
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PORTS: Ports = Ports { host: 1024, guest: 0xffff_0001 };
+    const CREDIT: Credit = Credit { buf_alloc: 0x0102_0304, fwd_cnt: 0xf1f2_f3f4 };
+
+    /// A header of the guest with id 3, `length` bytes behind it.
+    fn raw(operation: u16, length: u32, flags: u32) -> RawHeader {
+        let mut bytes = [0; HEADER_BYTES];
+        bytes[0] = 3;
+        bytes[8] = 2;
+        bytes[16..20].copy_from_slice(&PORTS.guest.to_le_bytes());
+        bytes[20..24].copy_from_slice(&PORTS.host.to_le_bytes());
+        bytes[24..28].copy_from_slice(&length.to_le_bytes());
+        bytes[28] = 1;
+        bytes[30..32].copy_from_slice(&operation.to_le_bytes());
+        bytes[32..36].copy_from_slice(&flags.to_le_bytes());
+        bytes[36..40].copy_from_slice(&CREDIT.buf_alloc.to_le_bytes());
+        bytes[40..44].copy_from_slice(&CREDIT.fwd_cnt.to_le_bytes());
+        RawHeader(bytes)
+    }
+
+    #[test]
+    fn each_operation_is_understood_with_what_belongs_to_it() {
+        for (number, length, flags, operation) in [
+            (1, 0, 0, Operation::Request),
+            (2, 0, 0, Operation::Response),
+            (3, 0, 0, Operation::Reset),
+            (4, 0, 3, Operation::Shutdown(Halves::BOTH)),
+            (4, 0, 2, Operation::Shutdown(Halves { receive: false, send: true })),
+            (5, 0, 0, Operation::Data(0)),
+            (5, 65536, 0, Operation::Data(65536)),
+            (6, 0, 0, Operation::CreditUpdate),
+            (7, 0, 0, Operation::CreditRequest),
+        ] {
+            let want = Header { ports: PORTS, operation, credit: CREDIT };
+            assert_eq!(raw(number, length, flags).check(3, 65536), Ok(want), "{operation:?}");
+        }
+    }
+
+    #[test]
+    fn a_header_that_lies_is_not_believed() {
+        let change = |at: usize, to: u8| {
+            let mut header = raw(5, 4, 0);
+            header.0[at] = to;
+            header
+        };
+        for (name, header, want) in [
+            ("from somebody else", change(0, 4), BadPacket::Meaningless),
+            ("from beyond 32 bits", change(4, 1), BadPacket::Meaningless),
+            ("to a third party", change(8, 9), BadPacket::Meaningless),
+            ("a seqpacket", change(28, 2), BadPacket::Refused(PORTS)),
+            ("no operation", change(30, 0), BadPacket::Refused(PORTS)),
+            ("an unknown operation", change(30, 8), BadPacket::Refused(PORTS)),
+            ("longer than it is", raw(5, 5, 0), BadPacket::Refused(PORTS)),
+            ("four gigabytes", raw(5, u32::MAX, 0), BadPacket::Refused(PORTS)),
+        ] {
+            assert_eq!(header.check(3, 4), Err(want), "{name}");
+        }
+        let too_long = raw(5, 65537, 0).check(3, 1 << 20);
+        assert_eq!(too_long, Err(BadPacket::Refused(PORTS)), "longer than any driver sends");
+    }
+
+    #[test]
+    fn a_header_for_the_guest_has_these_very_bytes() {
+        let operation = Operation::Shutdown(Halves { receive: true, send: false });
+        let bytes = Header { ports: PORTS, operation, credit: CREDIT }.to_bytes(3);
+        assert_eq!(
+            bytes,
+            *b"\x02\0\0\0\0\0\0\0\x03\0\0\0\0\0\0\0\x00\x04\0\0\x01\0\xff\xff\0\0\0\0\x01\0\x04\0\
+               \x01\0\0\0\x04\x03\x02\x01\xf4\xf3\xf2\xf1"
+        );
+    }
+}
