@@ -229,6 +229,11 @@ impl Agent {
             Ok(Ok(Attached { attach, line })) => {
                 self.reactor.forget(&line);
                 let Attach { process, stream, .. } = attach;
+                if self.processes.get(&process).is_some_and(|known| known.alive().is_some()) {
+                    let message = format!("stdio: {process:?} has its streams already");
+                    kmsg::say(Weight::Warning, &message);
+                    return None;
+                }
                 // If there is one already, whoever dialled it dials again: the newer one counts.
                 self.lines.insert((process.clone(), stream), line);
                 self.try_bear(&process);

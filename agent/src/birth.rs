@@ -163,15 +163,22 @@ impl Guest {
         for (number, end) in (0..).zip(ends) {
             sys::place_descriptor(end.as_fd(), number).map_err(refused("stdio"))?;
         }
-        let own = [Some(control.as_fd()), Some(self.proc.as_fd()), join];
-        let mut keep: Vec<_> = own.iter().flatten().map(AsRawFd::as_raw_fd).collect();
-        sys::close_all_but(&mut keep).map_err(refused("descriptors"))?;
-
+        let proc = self.proc.as_fd();
+        close_all_but(&[Some(control.as_fd()), Some(proc), join])?;
+        if let Some(score) = plan.process().oom_score_adj {
+            adjust_oom_score(proc, score).map_err(refused("process.oomScoreAdj"))?;
+        }
         let terminal = match plan {
-            Plan::Container(spec) => container::set_up(spec, &self.stage, self.proc.as_fd())?,
+            Plan::Container(spec) => container::set_up(spec, &self.stage, proc)?,
             Plan::Exec(spec) => self.join(join, spec)?,
         };
-        let program = process::assume(plan.process(), terminal.as_ref(), self.proc.as_fd())?;
+        // From here on names of the container are followed, which may lead through descriptors.
+        let [master, slave] = match &terminal {
+            Some(terminal) => [Some(terminal.master.as_fd()), Some(terminal.slave.as_fd())],
+            None => [None, None],
+        };
+        close_all_but(&[Some(control.as_fd()), master, slave])?;
+        let program = process::assume(plan.process(), terminal.as_ref())?;
         Ok((program, terminal))
     }
 
@@ -199,6 +206,17 @@ impl Guest {
             }
         }
     }
+}
+
+fn close_all_but(keep: &[Option<BorrowedFd<'_>>]) -> Result<(), Fault> {
+    let mut keep: Vec<_> = keep.iter().flatten().map(AsRawFd::as_raw_fd).collect();
+    sys::close_all_but(&mut keep).map_err(refused("descriptors"))
+}
+
+fn adjust_oom_score(proc: BorrowedFd<'_>, score: i32) -> Result<(), Errno> {
+    let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+    let file = rustix::fs::openat(proc, "self/oom_score_adj", flags, Mode::empty())?;
+    rustix::io::write(file, score.to_string().as_bytes()).map(drop)
 }
 
 /// A fault of the guest's kernel, with the step it came from.

@@ -60,8 +60,14 @@ impl Agent {
     /// Notes a process that is to be, and makes it if its streams are there.
     fn plan(&mut self, asker: Asker, id: ProcessId, plan: Plan) -> Result<(), Fault> {
         judge_name(&id.container)?;
-        let lives = self.processes.get(&id).is_some_and(|process| process.alive().is_some());
-        if lives || self.pending.contains_key(&id) {
+        // A name is in use until everything about its process was said.
+        let takes_over = |known: &ProcessId| match plan {
+            Plan::Container(_) => known.container == id.container,
+            Plan::Exec(_) => *known == id,
+        };
+        let mut known = self.processes.iter().filter(|(known, _)| takes_over(known));
+        let in_use = known.any(|(_, process)| process.outcome().is_none());
+        if in_use || self.pending.contains_key(&id) {
             return Err(fault(FaultKind::AlreadyExists, format!("{} exists already", named(&id))));
         }
         match (&plan, &id.exec) {

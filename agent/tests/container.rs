@@ -36,10 +36,11 @@ fn a_container_has_its_own_host_name_processes_and_root() {
         return;
     }
     let mut agent = Running::start();
-    let script = "hostname; echo $$; ls /; ls /.. | wc -l; cat /proc/self/cgroup | grep ^0";
+    let script = "hostname; echo $$; ls /; ls /.. | wc -l; cat /proc/self/cgroup | grep ^0; \
+        ls /proc/1/fd; true";
     let (status, out, err) = agent.script("c", script);
     assert_eq!(err, "");
-    assert_eq!(out, "box\n1\nbin\ndev\netc\nproc\nsys\ntmp\n6\n0::/\n");
+    assert_eq!(out, "box\n1\nbin\ndev\netc\nproc\nsys\ntmp\n6\n0::/\n0\n1\n2\n");
     assert_eq!(status, ExitStatus::Code(0));
 }
 
@@ -466,6 +467,39 @@ fn a_terminal_that_goes_away_hangs_its_processes_up() {
     terminal.read_exact(&mut [0; 10]).unwrap();
     drop(terminal);
     assert_eq!(agent.host.wait(&first("c")), ExitStatus::Code(9));
+}
+
+#[test]
+fn no_descriptor_of_the_agents_leads_out_of_a_container() {
+    if !containers_work_here("descriptors") {
+        return;
+    }
+    let mut agent = Running::start();
+    let mut spec = container(&agent.root("c"), &["sleep", "1000"]);
+    spec.process.stdio = Stdio::Pipes { stdin: false, stdout: false, stderr: false };
+    agent.host.call(create("c", spec)).unwrap();
+    agent.host.call(start("c")).unwrap();
+    for number in 3..20 {
+        for way in [format!("/proc/self/fd/{number}"), format!("/proc/self/fd/{number}/..")] {
+            let mut spec = process(&["true"]);
+            spec.stdio = Stdio::Pipes { stdin: false, stdout: false, stderr: false };
+            spec.cwd = way.clone().into();
+            let request = Request::Exec { process: exec("c", "x"), spec: Box::new(spec) };
+            assert_eq!(agent.host.call(request).unwrap_err().kind, FaultKind::InvalidSpec, "{way}");
+        }
+    }
+}
+
+#[test]
+fn a_stream_that_comes_too_late_is_closed_and_not_forgotten() {
+    if !containers_work_here("late streams") {
+        return;
+    }
+    let mut agent = Running::start();
+    let mut spec = container(&agent.root("c"), &["sleep", "1000"]);
+    spec.process.stdio = Stdio::Pipes { stdin: false, stdout: false, stderr: false };
+    agent.host.call(create("c", spec)).unwrap();
+    assert_eq!(text(agent.attach(&first("c"), Stream::Stdout)), "");
 }
 
 #[test]

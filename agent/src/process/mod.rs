@@ -10,7 +10,7 @@ pub(crate) mod terminal;
 mod user;
 
 use std::io::Read;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::AsFd;
 
 use proto::message::{Fault, FaultKind};
 use proto::spec::{Process, Stdio};
@@ -37,6 +37,8 @@ pub(crate) enum ProcessError {
     Program(#[from] program::ExecError),
     #[error("process.cwd {path}: {}", words(*.errno))]
     Cwd { path: String, errno: Errno },
+    #[error("process.cwd {path}: is not in the container's root")]
+    CwdOutside { path: String },
     #[error("{step}: {}", words(*.errno))]
     Step { step: &'static str, errno: Errno },
 }
@@ -51,7 +53,8 @@ impl From<ProcessError> for Fault {
             ProcessError::User(_)
             | ProcessError::Capability(_)
             | ProcessError::Rlimit(rlimits::RlimitError::Unknown { .. })
-            | ProcessError::Cwd { .. } => FaultKind::InvalidSpec,
+            | ProcessError::Cwd { .. }
+            | ProcessError::CwdOutside { .. } => FaultKind::InvalidSpec,
         };
         Self { kind, message }
     }
@@ -62,13 +65,9 @@ fn step<T>(step: &'static str, result: Result<T, Errno>) -> Result<T, ProcessErr
     result.map_err(|errno| ProcessError::Step { step, errno })
 }
 
-/// Makes the calling process what `spec` says, up to `execve`. `proc` is the guest's `/proc`: the
-/// container's may be anything. Descriptors 0 to 2 are in place unless there is a terminal.
-pub(crate) fn assume(
-    spec: &Process,
-    terminal: Option<&Terminal>,
-    proc: BorrowedFd<'_>,
-) -> Result<Program, ProcessError> {
+/// Makes the calling process what `spec` says, up to `execve`. It stands in the container's root,
+/// with no descriptor left that leads out of it; 0 to 2 are in place unless there is a terminal.
+pub(crate) fn assume(spec: &Process, terminal: Option<&Terminal>) -> Result<Program, ProcessError> {
     let identity = user::resolve(&spec.user, &text("/etc/passwd"), &text("/etc/group"))?;
     let program = Program::new(&spec.args, &spec.env, &identity.home)?;
     let capabilities = capabilities::Sets::parse(&spec.capabilities)?;
@@ -81,9 +80,6 @@ pub(crate) fn assume(
         }
     }
     step("owner of stdio", give_stdio(spec.stdio, &identity))?;
-    if let Some(score) = spec.oom_score_adj {
-        step("process.oomScoreAdj", write_own(proc, "self/oom_score_adj", score))?;
-    }
     rlimits::apply(&spec.rlimits)?;
     rustix::process::umask(Mode::from_raw_mode(spec.user.umask.unwrap_or(0o022)));
 
@@ -94,11 +90,22 @@ pub(crate) fn assume(
     entered
         .or_else(|_| rustix::process::chdir(&spec.cwd))
         .map_err(|errno| ProcessError::Cwd { path: spec.cwd.display().to_string(), errno })?;
+    stands_inside(spec)?;
     step("process.capabilities", capabilities.apply())?;
     if spec.no_new_privileges {
         step("process.noNewPrivileges", own::set_no_new_privs(true))?;
     }
     Ok(program)
+}
+
+/// A last look: whatever links a working directory was reached by, the kernel can name the way to it
+/// from this root. Other runtimes have been left through a descriptor that was open too long.
+fn stands_inside(spec: &Process) -> Result<(), ProcessError> {
+    let here = step("process.cwd", rustix::process::getcwd(Vec::new()))?;
+    match here.to_bytes().first() {
+        Some(b'/') => Ok(()),
+        _ => Err(ProcessError::CwdOutside { path: spec.cwd.display().to_string() }),
+    }
 }
 
 /// A file of the container as text, empty when it is not there or no plain file.
@@ -135,12 +142,6 @@ fn give_stdio(stdio: Stdio, identity: &Identity) -> Result<(), Errno> {
         rustix::fs::fchown(rustix::stdio::stderr(), uid, None)?;
     }
     Ok(())
-}
-
-fn write_own(proc: BorrowedFd<'_>, path: &str, value: i32) -> Result<(), Errno> {
-    let flags = OFlags::WRONLY | OFlags::CLOEXEC;
-    let file = rustix::fs::openat(proc, path, flags, Mode::empty())?;
-    rustix::io::write(file, value.to_string().as_bytes()).map(drop)
 }
 
 /// Groups first: afterwards there is no right to. Capabilities are kept for [`capabilities`] to set.
