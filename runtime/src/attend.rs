@@ -27,8 +27,9 @@ use crate::timeline::Timeline;
 use crate::vm::{Vm, VmEnded};
 
 /// How long a guest may take from its VM's start to its agent's greeting. Real hardware needs less
-/// than a second, emulated hardware a few; a guest that hangs is named after this.
-const GREETING: Duration = Duration::from_secs(60);
+/// than a second, emulated hardware that others use too a minute; a guest that hangs is named after
+/// this.
+const GREETING: Duration = Duration::from_secs(180);
 
 /// How long a VM may take to say why its agent hung up.
 const LAST_WORD: Duration = Duration::from_secs(5);

@@ -146,13 +146,22 @@ fn table(rows: &[Vec<String>]) -> String {
     text
 }
 
-/// How long ago `time` (RFC 3339) was, in the two largest units.
+/// How long ago `time` (RFC 3339) was, in its largest unit.
 fn ago(time: &str) -> String {
-    let Ok(then) = humantime::parse_rfc3339(time) else { return time.to_owned() };
+    const UNITS: [(u64, &str); 5] = [
+        (365 * 24 * 3600, "year"),
+        (24 * 3600, "day"),
+        (3600, "hour"),
+        (60, "minute"),
+        (1, "second"),
+    ];
+    let Ok(then) = humantime::parse_rfc3339_weak(time) else { return time.to_owned() };
     let seconds = then.elapsed().unwrap_or_default().as_secs();
-    let words = humantime::format_duration(std::time::Duration::from_secs(seconds)).to_string();
-    let largest: Vec<&str> = words.split(' ').take(2).collect();
-    format!("{} ago", largest.join(" "))
+    match UNITS.iter().find(|(length, _)| seconds >= *length) {
+        Some((length, unit)) if seconds < 2 * length => format!("1 {unit} ago"),
+        Some((length, unit)) => format!("{} {unit}s ago", seconds / length),
+        None => "just now".to_owned(),
+    }
 }
 
 #[cfg(test)]
@@ -202,5 +211,17 @@ mod tests {
         let rows =
             [["NAME", "IMAGE"], ["a-long-name", "x"]].map(|row| row.map(String::from).to_vec());
         assert_eq!(table(&rows), "NAME          IMAGE\na-long-name   x\n");
+    }
+
+    #[test]
+    fn an_age_is_told_in_its_largest_unit() {
+        let before = |seconds| {
+            let then = std::time::SystemTime::now() - std::time::Duration::from_secs(seconds);
+            ago(&humantime::format_rfc3339(then).to_string())
+        };
+        assert_eq!(before(75), "1 minute ago");
+        assert_eq!(before(3 * 3600 + 75), "3 hours ago");
+        assert_eq!(before(800 * 24 * 3600), "2 years ago");
+        assert_eq!(ago("not a time"), "not a time");
     }
 }

@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use proto::message::{ProcessId, Request};
+use proto::message::{ExitStatus, ProcessId, Request};
 use proto::spec::Process;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::pidfd_send_signal;

@@ -106,7 +106,9 @@ impl Vm {
             control: inherited(&control_theirs),
         };
         let mut command = Command::new(THIS_PROGRAM);
-        command.arg0("microvm").arg(VERB).stdin(Stdio::null()).stdout(Stdio::null());
+        // In a process group of its own: Ctrl-C is for the container and not for its machine.
+        command.arg0("microvm").arg(VERB).process_group(0);
+        command.stdin(Stdio::null()).stdout(Stdio::null());
         let _spec = vmm::launch::hand_over(&mut command, &spec)?;
         let mut child = command.spawn()?;
         let end = Pid::from_raw(child.id().cast_signed())
