@@ -55,7 +55,7 @@ pub(crate) enum Outcome {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Moment {
     pub(crate) name: String,
-    /// Who noted it: `stopwatch`, `runtime`, `vmm` or `guest`.
+    /// Who noted it: `stopwatch`, `runtime` or `vmm`.
     pub(crate) source: String,
     /// Since the process was spawned.
     pub(crate) at_ns: u64,
