@@ -1,5 +1,7 @@
 //! `cargo xtask run`: `microvm`, where KVM is real.
 
+use std::ffi::OsStr;
+use std::iter;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode, Stdio};
 
@@ -22,8 +24,7 @@ pub(crate) fn microvm(args: &[String]) -> Result<ExitCode> {
     }
     let up = Instance::of_checkout()?.up()?;
     load_demo(&up, &outputs)?;
-    let mut words = vec![outputs.microvm.clone().into_os_string()];
-    words.extend(args.iter().map(Into::into));
+    let words: Vec<_> = iter::once("microvm").chain(args.iter().map(String::as_str)).collect();
     up.exec(&words)
 }
 
@@ -47,7 +48,7 @@ pub(crate) fn kvm_is_real(outputs: &Outputs) -> Result<bool> {
 fn load_demo(up: &Up, outputs: &Outputs) -> Result<()> {
     let demo = Key::new().file("demo", &outputs.demo)?.short();
     up.once("demo", &demo, || {
-        let words = [outputs.microvm.as_os_str(), "load".as_ref(), outputs.demo.as_os_str()];
+        let words = [OsStr::new("microvm"), OsStr::new("load"), outputs.demo.as_os_str()];
         step::quiet("loading the demo image into the emulated host", &mut up.command(&words))
     })
 }

@@ -3,14 +3,14 @@
 use std::ffi::OsString;
 use std::io::{BufRead, BufReader, Read};
 use std::ops::AddAssign;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
 use anyhow::{Context, Result};
 use serde_json::Value;
 
 use crate::build::{self, Outputs};
-use crate::host::Instance;
+use crate::host::{Instance, Up};
 use crate::toolchain::{self, TRIPLE};
 use crate::{run, step};
 
@@ -53,31 +53,37 @@ fn unit_tests(args: &Args, count: &mut Count) -> Result<bool> {
 /// The whole-house tests. Says whether all was well.
 fn stories(outputs: &Outputs, args: &Args, count: &mut Count) -> Result<bool> {
     let program = build_stories()?;
-    let variable = |name: &str, value: &PathBuf| {
-        let mut word = OsString::from(name);
-        word.push("=");
-        word.push(value);
-        word
+    let words = |directory: &Path| {
+        let mut words = vec![
+            OsString::from("env"),
+            variable("MICROVM", &directory.join("microvm")),
+            variable("MICROVM_DEMO", &directory.join("demo.tar")),
+            program.into(),
+        ];
+        words.extend(args.filter.iter().map(OsString::from));
+        words
     };
-    let mut words = vec![
-        "env".into(),
-        variable("MICROVM", &outputs.microvm),
-        variable("MICROVM_DEMO", &outputs.demo),
-        program.into(),
-    ];
-    words.extend(args.filter.iter().map(OsString::from));
-
     if run::kvm_is_real(outputs)? {
+        let words = words(&outputs.directory);
         let mut tests = Command::new(&words[0]);
         let mut tests = tests.args(&words[1..]).stdout(Stdio::piped()).spawn().context("env")?;
         listen(tests.stdout.take(), count)?;
         Ok(tests.wait().context("the stories")?.success())
     } else {
         let up = Instance::of_checkout()?.up()?;
+        let words = words(Up::OUTPUTS.as_ref());
         let mut session = up.session(&words, Stdio::null(), Stdio::piped())?;
         listen(session.stdout(), count)?;
         Ok(session.finish()? == 0)
     }
+}
+
+/// As `env` takes it.
+fn variable(name: &str, value: &Path) -> OsString {
+    let mut word = OsString::from(name);
+    word.push("=");
+    word.push(value);
+    word
 }
 
 /// Static as the rest: it runs in the emulated host, and plays the guest in some stories.

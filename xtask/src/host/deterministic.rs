@@ -115,13 +115,13 @@ fn make_disk(directory: &Path, disk: &Path) -> Result<()> {
 
 /// A disk that is a script: a shell reads it as it would a file.
 fn write_script<W: AsRef<OsStr>>(directory: &Path, words: &[W], disk: &Path) -> Result<()> {
-    let directory = ssh::quoted(directory.as_os_str());
+    let mount_point = ssh::quoted(directory.as_os_str());
     let mut script = OsString::from("mkdir -p ");
-    script.push(&directory);
+    script.push(&mount_point);
     script.push(" && mount -o ro /dev/vda ");
-    script.push(&directory);
+    script.push(&mount_point);
     script.push(" && ");
-    script.push(ssh::script(paths::checkout(), words));
+    script.push(ssh::script(paths::checkout(), directory, words));
     let mut bytes = script.as_bytes().to_vec();
     bytes.resize(bytes.len().next_multiple_of(512), b'\n');
     fs::write(disk, bytes).with_context(|| disk.display().to_string())

@@ -4,6 +4,7 @@
 //! kernel tells who holds one: that, and no remembered number, says whether the host is up. Its
 //! companions (the file server and the ssh connection) end when it ends.
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader};
 use std::os::fd::AsRawFd;
@@ -84,14 +85,18 @@ impl Instance {
         let image = image::image()?;
         let shared = shared()?;
         let _lock = self.lock()?;
-        if let Some(up) = self.find()? {
-            if up.facts.shared == shared && up.facts.disk == image.disk {
-                return Ok(up);
+        let up = match self.find()? {
+            Some(up) if up.facts.shared == shared && up.facts.disk == image.disk => up,
+            found => {
+                if found.is_some() {
+                    step::say("emulated host: it is out of date, starting another");
+                }
+                self.end()?;
+                self.start(&image, shared)?
             }
-            step::say("emulated host: it is out of date, starting another");
-        }
-        self.end()?;
-        self.start(&image, shared)
+        };
+        up.copy_outputs()?;
+        Ok(up)
     }
 
     /// Ends the host if it is up, and everything that was written in it is gone. Says whether
@@ -138,7 +143,16 @@ impl Instance {
         step::say("emulated host: starting");
         let began = Instant::now();
         let at = |name: &str| self.directory.join(name);
-        for stale in ["facts.json", "pid", "files", "files.sock", "ssh.sock", "qmp.sock"] {
+        for stale in [
+            "facts.json",
+            "outputs.done",
+            "demo.done",
+            "pid",
+            "files",
+            "files.sock",
+            "ssh.sock",
+            "qmp.sock",
+        ] {
             remove_if_there(&at(stale))?;
         }
         let key = ssh::new_key(&at("key"))?;
@@ -202,6 +216,10 @@ impl Instance {
 }
 
 impl Up {
+    /// In the host, where a copy of the outputs is, as they were when [`Instance::up`] was called.
+    /// Reading the kernel from the shared directory for every VM takes seconds.
+    pub(crate) const OUTPUTS: &str = "/opt/microvm";
+
     /// Does what is done once in the life of a host, and again if `key` is another than last time.
     pub(crate) fn once(
         &self,
@@ -225,6 +243,30 @@ impl Up {
     /// On loopback, where its sshd answers.
     pub(super) fn ssh_port(&self) -> u16 {
         self.facts.ssh_port
+    }
+
+    fn copy_outputs(&self) -> Result<()> {
+        let outputs = paths::outputs();
+        let Ok(entries) = fs::read_dir(&outputs) else { return Ok(()) };
+        let mut files = Vec::new();
+        for entry in entries {
+            let entry = entry.with_context(|| outputs.display().to_string())?;
+            let seen = entry.metadata().with_context(|| entry.path().display().to_string())?;
+            if seen.is_file() {
+                files.push((entry.path(), seen.len(), seen.mtime(), seen.mtime_nsec()));
+            }
+        }
+        files.sort();
+        let key = Key::new().part("files", format!("{files:?}")).short();
+        self.once("outputs", &key, || {
+            // Whoever runs the old ones goes on with them.
+            let script = "rm -rf \"$0.new\" && mkdir \"$0.new\" && cp \"$@\" \"$0.new\" \
+                          && rm -rf \"$0\" && mv \"$0.new\" \"$0\"";
+            let words = ["sh", "-c", script, Self::OUTPUTS].map(OsStr::new);
+            let words = words.into_iter().chain(files.iter().map(|file| file.0.as_os_str()));
+            let copy = &mut ssh::command(self, Path::new("/"), words);
+            step::quiet("emulated host: copying the outputs", copy)
+        })
     }
 
     /// The checkout's `target` is at the same path inside.

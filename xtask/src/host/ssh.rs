@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, ensure};
 
 use super::instance::Up;
-use crate::{paths, step};
+use crate::step;
 
 /// The name that the host's key is known under.
 const NAME: &str = "emulated";
@@ -52,7 +52,7 @@ pub(super) fn connect(up: &Up, host_key: &str) -> Result<()> {
     Ok(())
 }
 
-/// `words` as a command in the host, in `directory`, with the built outputs first in `PATH` and this
+/// `words` as a command in the host, in `directory`, with the outputs first in `PATH` and this
 /// process's standard streams unless the caller says otherwise.
 pub(super) fn command<W: AsRef<OsStr>>(
     up: &Up,
@@ -60,7 +60,11 @@ pub(super) fn command<W: AsRef<OsStr>>(
     words: impl IntoIterator<Item = W>,
 ) -> Command {
     let mut ssh = Command::new("ssh");
-    ssh.args(client(up)).args(["-T", DESTINATION]).arg(script(directory, words));
+    ssh.args(client(up)).args(["-T", DESTINATION]).arg(script(
+        directory,
+        Up::OUTPUTS.as_ref(),
+        words,
+    ));
     ssh
 }
 
@@ -71,20 +75,25 @@ pub(super) fn command_in_terminal<W: AsRef<OsStr>>(
     words: impl IntoIterator<Item = W>,
 ) -> Command {
     let mut ssh = Command::new("ssh");
-    ssh.args(client(up)).args(["-tt", "-e", "none", DESTINATION]).arg(script(directory, words));
+    ssh.args(client(up)).args(["-tt", "-e", "none", DESTINATION]).arg(script(
+        directory,
+        Up::OUTPUTS.as_ref(),
+        words,
+    ));
     ssh
 }
 
-/// A line for `sh -c`. Its last word keeps the shell there, which turns an end by signal 9 into
+/// A line for `sh -c`: `words` in `directory`, programs in `path` before all others. Its last word keeps the shell there, which turns an end by signal 9 into
 /// 137 where ssh would have 255.
 pub(super) fn script<W: AsRef<OsStr>>(
     directory: &Path,
+    path: &Path,
     words: impl IntoIterator<Item = W>,
 ) -> OsString {
     let mut line = OsString::from("cd ");
     line.push(quoted(directory.as_os_str()));
     line.push(" && export PATH=");
-    line.push(quoted(paths::outputs().as_os_str()));
+    line.push(quoted(path.as_os_str()));
     line.push(":$PATH && ");
     for word in words {
         line.push(quoted(word.as_ref()));
@@ -139,7 +148,8 @@ mod tests {
 
     /// What a shell makes of the script, as its standard output and exit code.
     fn run(words: &[&str]) -> (String, Option<i32>) {
-        let output = Command::new("sh").arg("-c").arg(script(Path::new("/"), words)).output();
+        let output =
+            Command::new("sh").arg("-c").arg(script("/".as_ref(), "/no".as_ref(), words)).output();
         let output = output.unwrap();
         (String::from_utf8(output.stdout).unwrap(), output.status.code())
     }
