@@ -8,16 +8,24 @@
 use std::error::Error;
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use std::time::Instant;
 
 use image::{Limits, Store, pack_directory};
 
-fn main() -> Result<(), String> {
+fn main() -> ExitCode {
     let mut arguments = std::env::args_os().skip(1).map(PathBuf::from);
     let (Some(source), Some(disk)) = (arguments.next(), arguments.next()) else {
-        return Err("give an archive or a directory, and the disk to write".to_owned());
+        eprintln!("give an archive or a directory, and the disk to write");
+        return ExitCode::FAILURE;
     };
-    make(&source, &disk).map_err(|error| chain(&*error))
+    match make(&source, &disk) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{}", chain(&*error));
+            ExitCode::FAILURE
+        }
+    }
 }
 
 /// The whole story of an error in one line.

@@ -55,17 +55,21 @@ pub(crate) fn write(tree: &Tree, spool: &File, disk: &File) -> Result<u64, Write
         sink.put(&format::xattrs(&tree.node(place.node).meta.xattrs)).map_err(WriteError::Disk)?;
         put_content(tree, &plan, place, place.tail(), spool, &mut sink)?;
     }
+    sink.zeros_until(plan.data_offset).map_err(WriteError::Disk)?;
+    let digest = sink.digest().map_err(WriteError::Disk)?;
     for place in plan.places.iter().filter(|place| place.data_bytes() > 0) {
         sink.zeros_until(place.data_offset()).map_err(WriteError::Disk)?;
         put_content(tree, &plan, place, place.data(), spool, &mut sink)?;
     }
     sink.zeros_until(plan.disk_bytes()).map_err(WriteError::Disk)?;
-    let (mut first, digest) = sink.finish().map_err(WriteError::Disk)?;
+    let mut first = sink.finish().map_err(WriteError::Disk)?;
     let superblock = Superblock {
         root_nid: plan.places[0].nid(),
         inodes: plan.places.len() as u64,
         epoch: plan.epoch,
         blocks: plan.blocks,
+        // Names, owners, times and lengths of everything are in there, and the small files. To hash
+        // what the large ones hold would cost more than to write it.
         uuid: digest.as_bytes().first_chunk().copied().unwrap_or_default(),
     };
     superblock.put(&mut first[SUPERBLOCK_OFFSET..]);

@@ -14,6 +14,8 @@ pub(super) struct Plan {
     index: Vec<Option<u32>>,
     /// The time most inodes have, which the small ones share.
     pub(super) epoch: Time,
+    /// Where the first block behind the inodes is, in bytes.
+    pub(super) data_offset: u64,
     /// The disk's length.
     pub(super) blocks: u32,
 }
@@ -65,7 +67,8 @@ impl Plan {
             block += whole_blocks(place.data_bytes());
         }
         let blocks = u32::try_from(block).map_err(|_| WriteError::TooLarge)?;
-        Ok(Self { places, index, epoch, blocks })
+        let data_offset = whole_blocks(end) * BLOCK_BYTES;
+        Ok(Self { places, index, epoch, data_offset, blocks })
     }
 
     /// The place of a node that has a name.

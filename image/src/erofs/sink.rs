@@ -1,4 +1,4 @@
-//! The disk as it is written: from front to back, hashed, with holes where there are zeros.
+//! The disk as it is written: from front to back, with holes where there are zeros.
 
 use std::fs::File;
 use std::io;
@@ -18,7 +18,8 @@ pub(super) struct Sink<'a> {
     filled: usize,
     flushed: u64,
     first_block: Vec<u8>,
-    hasher: sha2::Sha256,
+    /// Of what was flushed; `None` once it was asked.
+    hasher: Option<sha2::Sha256>,
 }
 
 impl<'a> Sink<'a> {
@@ -29,7 +30,7 @@ impl<'a> Sink<'a> {
             filled: 0,
             flushed: 0,
             first_block: Vec::new(),
-            hasher: sha2::Sha256::new(),
+            hasher: Some(sha2::Sha256::new()),
         }
     }
 
@@ -64,16 +65,24 @@ impl<'a> Sink<'a> {
         }
     }
 
-    /// Writes out what is left. Returns the first block and the digest of everything.
-    pub(super) fn finish(mut self) -> io::Result<(Vec<u8>, Digest)> {
+    /// The digest of everything so far. What follows is not hashed.
+    pub(super) fn digest(&mut self) -> io::Result<Digest> {
+        self.flush()?;
+        Ok(self.hasher.take().unwrap_or_default().into())
+    }
+
+    /// Writes out what is left. Returns the first block.
+    pub(super) fn finish(mut self) -> io::Result<Vec<u8>> {
         self.flush()?;
         self.disk.set_len(self.flushed)?;
-        Ok((self.first_block, self.hasher.into()))
+        Ok(self.first_block)
     }
 
     fn flush(&mut self) -> io::Result<()> {
         let filled = &self.buffer[..self.filled];
-        self.hasher.update(filled);
+        if let Some(hasher) = &mut self.hasher {
+            hasher.update(filled);
+        }
         if self.flushed == 0 {
             self.first_block = filled[..filled.len().min(BLOCK_BYTES as usize)].to_vec();
         }
