@@ -14,7 +14,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("xtask", &[]),
 ];
 
-/// All that `proto` may use: it turns values into bytes, and does nothing with them.
+/// All that `proto` may use outside of its tests: it turns values into bytes, and does nothing with
+/// them.
 const PROTO_USES: &[&str] = &["serde", "serde_json", "thiserror"];
 
 /// Threads and epoll do here what these would.
@@ -27,13 +28,15 @@ pub(super) fn arrows_point_one_way(tree: &Tree) -> Vec<Finding> {
             findings.push(manifest.finding(1, format!("no arrow of the house begins at {name}")));
             continue;
         };
-        for (line, used) in dependencies(manifest) {
+        for line in dependencies(manifest) {
+            let (number, used) = (line.number, line.name());
             let ours = ARROWS.iter().any(|(known, _)| *known == used);
             if ours && !allowed.contains(&used) {
-                findings.push(manifest.finding(line, format!("{name} must not know {used}")));
+                findings.push(manifest.finding(number, format!("{name} must not know {used}")));
             }
-            if name == "proto" && !PROTO_USES.contains(&used) {
-                findings.push(manifest.finding(line, format!("proto does not need {used}")));
+            let shipped = line.section == "dependencies";
+            if name == "proto" && shipped && !PROTO_USES.contains(&used) {
+                findings.push(manifest.finding(number, format!("proto does not need {used}")));
             }
         }
     }
@@ -43,7 +46,7 @@ pub(super) fn arrows_point_one_way(tree: &Tree) -> Vec<Finding> {
 pub(super) fn versions_stand_in_one_list(tree: &Tree) -> Vec<Finding> {
     let mut findings = Vec::new();
     for (_, manifest) in crates(tree) {
-        for line in lines(&manifest.text).filter(|line| line.section.contains("dependencies")) {
+        for line in dependencies(manifest) {
             let inherits =
                 line.key.ends_with(".workspace") || line.value.contains("workspace = true");
             if !inherits || line.section.contains("dependencies.") {
@@ -110,10 +113,8 @@ fn crates(tree: &Tree) -> impl Iterator<Item = (&str, &File)> {
 }
 
 /// What a manifest asks for, for whatever purpose and target.
-fn dependencies(manifest: &File) -> impl Iterator<Item = (usize, &str)> {
-    lines(&manifest.text)
-        .filter(|line| line.section.contains("dependencies"))
-        .map(|line| (line.number, line.name()))
+fn dependencies(manifest: &File) -> impl Iterator<Item = Line<'_>> {
+    lines(&manifest.text).filter(|line| line.section.contains("dependencies"))
 }
 
 /// `key = value` in a manifest.
@@ -165,8 +166,10 @@ mod tests {
         );
         let tree = manifest("runtime", "[dependencies]\nvmm.workspace = true\n");
         assert_eq!(arrows_point_one_way(&tree), []);
-        let tree =
-            manifest("proto", "[dependencies]\nserde.workspace = true\nlibc.workspace = true\n");
+        let tree = manifest(
+            "proto",
+            "[dependencies]\nserde.workspace = true\nlibc.workspace = true\n[dev-dependencies]\nproptest.workspace = true\n",
+        );
         assert_eq!(
             lines_of(&arrows_point_one_way(&tree)),
             ["proto/Cargo.toml:3: proto does not need libc"]
