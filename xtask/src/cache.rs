@@ -8,6 +8,7 @@ use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result};
 use rustix::fs::{FlockOperation, flock};
@@ -47,6 +48,9 @@ impl Key {
     }
 }
 
+/// An entry that nobody has asked for in this time makes room when another of its kind is built.
+const UNUSED: Duration = Duration::from_secs(14 * 24 * 60 * 60);
+
 /// The directory of `kind` and `key`, built by `build` in a directory that it is given when there
 /// is none yet.
 pub(crate) fn entry(
@@ -59,6 +63,7 @@ pub(crate) fn entry(
     let name = format!("{kind}-{}", key.short());
     let whole = cache.join(&name);
     if whole.is_dir() {
+        mark_used(&whole)?;
         return Ok(whole);
     }
     let _lock = lock(&cache.join(format!(".{name}.lock")), &name)?;
@@ -71,6 +76,7 @@ pub(crate) fn entry(
     build(&half)?;
     fs::rename(&half, &whole)
         .with_context(|| format!("{} to {}", half.display(), whole.display()))?;
+    remove_unused(&cache, kind, SystemTime::now() - UNUSED)?;
     Ok(whole)
 }
 
@@ -88,6 +94,30 @@ pub(crate) fn lock(path: &Path, what: &str) -> Result<File> {
             .with_context(|| path.display().to_string())?;
     }
     Ok(file)
+}
+
+/// An entry's own time of change is when it was last asked for.
+fn mark_used(entry: &Path) -> Result<()> {
+    File::open(entry)
+        .and_then(|directory| directory.set_modified(SystemTime::now()))
+        .with_context(|| entry.display().to_string())
+}
+
+/// Removes the entries of `kind` that were last asked for before `then`. Whoever has a file of one
+/// open keeps that file.
+fn remove_unused(cache: &Path, kind: &str, then: SystemTime) -> Result<()> {
+    let is_key = |key: &str| key.len() == 16 && key.bytes().all(|byte| byte.is_ascii_hexdigit());
+    for entry in fs::read_dir(cache).with_context(|| cache.display().to_string())? {
+        let entry = entry.with_context(|| cache.display().to_string())?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let of_kind = name.strip_prefix(kind).and_then(|rest| rest.strip_prefix('-'));
+        let used = || entry.metadata().and_then(|seen| seen.modified());
+        if of_kind.is_some_and(is_key) && used().is_ok_and(|used| used < then) {
+            step::say(&format!("removing {name}, which nobody has used for long"));
+            remove_if_there(&entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 fn remove_if_there(directory: &Path) -> Result<()> {
@@ -114,5 +144,22 @@ mod tests {
     fn the_same_parts_make_the_same_key() {
         let key = || Key::new().part("packages", "runc crun").part("format", "1");
         assert_eq!(key().short(), key().short());
+    }
+
+    #[test]
+    fn only_what_nobody_uses_makes_room() {
+        let cache = tempfile::tempdir().unwrap();
+        let now = SystemTime::now();
+        let names =
+            ["kernel-0123456789abcdef", "kernel-fedcba9876543210", "kernel-of-mine", "hosts"];
+        for name in names {
+            fs::create_dir(cache.path().join(name)).unwrap();
+            let directory = File::open(cache.path().join(name)).unwrap();
+            directory.set_modified(now - Duration::from_secs(100)).unwrap();
+        }
+        mark_used(&cache.path().join(names[1])).unwrap();
+        remove_unused(cache.path(), "kernel", now - Duration::from_secs(50)).unwrap();
+        let left = names.map(|name| cache.path().join(name).exists());
+        assert_eq!(left, [false, true, true, true]);
     }
 }

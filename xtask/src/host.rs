@@ -2,7 +2,7 @@
 //!
 //! One such machine belongs to a checkout. It is started when it is first needed and stays up, so
 //! that a command in it costs its own time and not a boot; all that is written in it is gone when it
-//! ends. Why it is made the way it is: `docs/emulated-host.md`.
+//! ends.
 
 mod deterministic;
 mod image;
@@ -43,7 +43,11 @@ pub(crate) enum Wish {
     /// A shell in it
     Shell,
     /// End it, and forget all that was written in it
-    Down,
+    Down {
+        /// Those of all checkouts, the ones that are gone included
+        #[arg(long)]
+        all: bool,
+    },
     /// Say whether it is up
     Status,
 }
@@ -61,7 +65,14 @@ pub(crate) fn run(wish: &Wish) -> Result<ExitCode> {
             return Ok(ExitCode::from(code));
         }
         Wish::Shell => return instance.up()?.exec(&["bash", "--login"]),
-        Wish::Down => println!("{}", if instance.down()? { "ended" } else { "was not up" }),
+        Wish::Down { all } => {
+            let instances = if *all { Instance::all()? } else { vec![instance] };
+            let mut ended = 0;
+            for instance in instances {
+                ended += u32::from(instance.down()?);
+            }
+            println!("{ended} ended");
+        }
         Wish::Status => match instance.find()? {
             Some(up) => println!("up: QEMU is process {}", up.pid),
             None => println!("down"),

@@ -38,19 +38,19 @@ pub(crate) fn run<W: AsRef<OsStr>>(
 ) -> Result<u8> {
     packages::install(&["e2fsprogs"])?;
     let image = image::image()?;
-    let scratch = paths::cache()?.join("hosts");
+    let scratch = paths::cache()?.join("deterministic");
     fs::create_dir_all(&scratch).with_context(|| scratch.display().to_string())?;
-    let name = |kind: &str| scratch.join(format!("deterministic.{kind}"));
+    let name = |kind: &str| scratch.join(kind);
     // One at a time: what a killed one left behind is then in the way of nobody.
     let _lock = cache::lock(&name("lock"), "deterministic host")?;
-    make_disk(directory, &name("ext4"))?;
-    write_script(directory, words, &name("sh"))?;
+    make_disk(directory, &name("files.ext4"))?;
+    write_script(directory, words, &name("main.sh"))?;
 
     let mut qemu = machine::machine(&image, Clock::Instructions, "serve=main")?;
     qemu.args(["-machine", "q35", "-m", RAM]);
-    machine::disk(&mut qemu, "files", &name("ext4"));
-    machine::disk(&mut qemu, "main", &name("sh"));
-    qemu.arg("-serial").arg(format!("file:{}", name("log").display()));
+    machine::disk(&mut qemu, "files", &name("files.ext4"));
+    machine::disk(&mut qemu, "main", &name("main.sh"));
+    qemu.arg("-serial").arg(format!("file:{}", name("console.log").display()));
     let out = Port::add(&mut qemu, "out")?;
     let err = Port::add(&mut qemu, "err")?;
     let code = Port::add(&mut qemu, "code")?;
@@ -72,7 +72,7 @@ pub(crate) fn run<W: AsRef<OsStr>>(
     match answer.trim_end().parse::<u8>() {
         Ok(code) => Ok(code),
         Err(_) => {
-            step::show_last_lines(&fs::read(name("log")).unwrap_or_default());
+            step::show_last_lines(&fs::read(name("console.log")).unwrap_or_default());
             bail!("the deterministic host ended before the command did, QEMU: {status}")
         }
     }

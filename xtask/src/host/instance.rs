@@ -63,9 +63,23 @@ impl Instance {
     pub(crate) fn of_checkout() -> Result<Self> {
         let checkout = paths::checkout();
         let key = Key::new().part("checkout", checkout.as_os_str().as_encoded_bytes());
-        let directory = paths::cache()?.join("hosts").join(key.short());
+        let directory = hosts()?.join(key.short());
         fs::create_dir_all(&directory).with_context(|| directory.display().to_string())?;
         Ok(Self { directory })
+    }
+
+    /// Those of all checkouts that ever had one.
+    pub(crate) fn all() -> Result<Vec<Self>> {
+        let hosts = hosts()?;
+        let entries = fs::read_dir(&hosts).with_context(|| hosts.display().to_string())?;
+        let mut all = Vec::new();
+        for entry in entries {
+            let directory = entry.with_context(|| hosts.display().to_string())?.path();
+            if directory.is_dir() {
+                all.push(Self { directory });
+            }
+        }
+        Ok(all)
     }
 
     /// The host if it is up and ready.
@@ -303,6 +317,10 @@ fn serve_files(directory: &Path, alive: &Path, socket: &Path) -> Result<()> {
         .spawn()
         .context("starting virtiofsd")?;
     Ok(())
+}
+
+fn hosts() -> Result<PathBuf> {
+    Ok(paths::cache()?.join("hosts"))
 }
 
 /// Device and inode of `target`.
