@@ -5,7 +5,7 @@
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use rustix::mount::{MountFlags, UnmountFlags, mount, mount_bind_recursive, mount_move};
+use rustix::mount::{MountFlags, mount, mount_bind_recursive, mount_move};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 use rustix::process::{Resource, Rlimit, setrlimit};
 
@@ -104,9 +104,7 @@ fn make_directory(path: &str) -> Result<(), Errno> {
 /// Ends the guest. Comes back only if the kernel refuses.
 pub fn power_off() -> Errno {
     sys::kill_everyone();
-    let _ = rustix::process::chdir("/");
     rustix::fs::sync();
-    let _ = rustix::mount::unmount(RUN, UnmountFlags::DETACH);
     // There is no ACPI to ask. A restart resets the machine through the keyboard controller, which
     // the VMM takes as the end.
     match rustix::system::reboot(rustix::system::RebootCommand::Restart) {

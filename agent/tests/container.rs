@@ -2,33 +2,9 @@
 
 mod guest;
 
-use std::io::{Read, Write};
-use std::net::Shutdown;
-use std::os::unix::net::UnixStream;
-
-use guest::{Running, container, containers_work_here, exec, first, process};
-use proto::message::{ExitStatus, FaultKind, Reply, Request};
-use proto::spec::{Mount, Process, Rlimit, Stdio, TerminalSize, User, Who};
-use proto::stream::Stream;
-
-/// What a stream says until it ends.
-fn text(mut stream: UnixStream) -> String {
-    let mut bytes = Vec::new();
-    stream.read_to_end(&mut bytes).unwrap();
-    String::from_utf8(bytes).unwrap()
-}
-
-fn create(name: &str, spec: proto::spec::Container) -> Request {
-    Request::Create { container: name.into(), spec: Box::new(spec) }
-}
-
-fn start(name: &str) -> Request {
-    Request::Start { container: name.into() }
-}
-
-fn wait(process: &proto::message::ProcessId) -> Request {
-    Request::Wait { process: process.clone() }
-}
+use guest::{NO_STREAMS, Running, container, containers_work_here, create, first, start, wait};
+use proto::message::{ExitStatus, FaultKind, Request};
+use proto::spec::{Mount, Process, Rlimit, User, Who};
 
 #[test]
 fn a_container_has_its_own_host_name_processes_and_root() {
@@ -45,58 +21,6 @@ fn a_container_has_its_own_host_name_processes_and_root() {
 }
 
 #[test]
-fn output_written_just_before_exit_arrives_whole() {
-    if !containers_work_here("a MiB before exit") {
-        return;
-    }
-    let mut agent = Running::start();
-    let script = "dd if=/dev/zero bs=1024 count=1024 2>/dev/null; exit 7";
-    let (status, out, _) = agent.script("c", script);
-    assert_eq!((status, out.len()), (ExitStatus::Code(7), 1 << 20));
-}
-
-#[test]
-fn sixty_four_mib_go_through_cat_and_back_unchanged() {
-    if !containers_work_here("64 MiB through cat") {
-        return;
-    }
-    let mut agent = Running::start();
-    let mut spec = container(&agent.root("c"), &["cat"]);
-    spec.process.stdio = Stdio::Pipes { stdin: true, stdout: true, stderr: false };
-    let (mut input, output) =
-        (agent.attach(&first("c"), Stream::Stdin), agent.attach(&first("c"), Stream::Stdout));
-    agent.host.call(create("c", spec)).unwrap();
-    agent.host.call(start("c")).unwrap();
-    // A pattern whose period fits no buffer.
-    let sent: Vec<u8> = (0..64 << 20).map(|i: u32| (i % 251) as u8).collect();
-    let reader = std::thread::spawn(move || {
-        let (mut output, mut bytes) = (output, Vec::new());
-        output.read_to_end(&mut bytes).unwrap();
-        bytes
-    });
-    input.write_all(&sent).unwrap();
-    input.shutdown(Shutdown::Write).unwrap();
-    assert!(reader.join().unwrap() == sent);
-    assert_eq!(agent.host.wait(&first("c")), ExitStatus::Code(0));
-}
-
-#[test]
-fn streams_may_come_before_or_after_the_call_that_needs_them() {
-    if !containers_work_here("streams in any order") {
-        return;
-    }
-    let mut agent = Running::start();
-    let spec = container(&agent.root("c"), &["echo", "hi"]);
-    let early = agent.attach(&first("c"), Stream::Stderr);
-    let call = agent.host.ask(create("c", spec));
-    assert!(!agent.host.has_answered(call));
-    let late = agent.attach(&first("c"), Stream::Stdout);
-    assert!(matches!(agent.host.answer(call), Ok(Reply::Created { .. })));
-    agent.host.call(start("c")).unwrap();
-    assert_eq!((text(late), text(early)), ("hi\n".into(), String::new()));
-}
-
-#[test]
 fn an_exit_status_is_kept_for_whoever_asks_however_late() {
     if !containers_work_here("exit statuses") {
         return;
@@ -107,40 +31,6 @@ fn an_exit_status_is_kept_for_whoever_asks_however_late() {
     assert_eq!(agent.session().wait(&first("c")), ExitStatus::Code(42));
     let (status, ..) = agent.script("killed", "kill -9 $$; sleep 60 & exec kill -9 -1");
     assert_eq!(status, ExitStatus::Code(0), "pid 1 is spared its own signals");
-}
-
-#[test]
-fn an_exit_is_told_only_after_the_host_has_taken_all_the_output() {
-    if !containers_work_here("slow readers") {
-        return;
-    }
-    let mut agent = Running::start();
-    let spec = container(&agent.root("c"), &["dd", "if=/dev/zero", "bs=1024", "count=4096"]);
-    let (out, err) =
-        (agent.attach(&first("c"), Stream::Stdout), agent.attach(&first("c"), Stream::Stderr));
-    agent.host.call(create("c", spec)).unwrap();
-    agent.host.call(start("c")).unwrap();
-    let call = agent.host.ask(wait(&first("c")));
-    assert!(!agent.host.has_answered(call));
-    assert_eq!(text(out).len(), 4 << 20);
-    drop(err);
-    assert_eq!(agent.host.answer(call), Ok(Reply::Exited { status: ExitStatus::Code(0) }));
-}
-
-#[test]
-fn a_reader_that_goes_away_is_a_broken_pipe_to_the_writer() {
-    if !containers_work_here("broken pipes") {
-        return;
-    }
-    let mut agent = Running::start();
-    let spec = container(&agent.root("c"), &["sh", "-c", "yes; echo $? >&2"]);
-    let mut out = agent.attach(&first("c"), Stream::Stdout);
-    let err = agent.attach(&first("c"), Stream::Stderr);
-    agent.host.call(create("c", spec)).unwrap();
-    agent.host.call(start("c")).unwrap();
-    out.read_exact(&mut [0; 100]).unwrap();
-    drop(out);
-    assert_eq!(text(err), "141\n", "128 and SIGPIPE");
 }
 
 #[test]
@@ -168,7 +58,7 @@ fn a_program_that_is_not_there_or_no_program_is_said_in_words_and_leaves_nothing
     ];
     for (program, kind, message) in cases {
         let mut spec = container(&root, &[program]);
-        spec.process.stdio = Stdio::Pipes { stdin: false, stdout: false, stderr: false };
+        spec.process.stdio = NO_STREAMS;
         agent.host.call(create("c", spec)).unwrap();
         let fault = agent.host.call(start("c")).unwrap_err();
         assert_eq!((fault.kind, fault.message.as_str()), (kind, message));
@@ -192,7 +82,7 @@ fn a_specification_that_cannot_be_is_refused_by_the_name_of_the_field() {
     };
     let with = |change: &dyn Fn(&mut proto::spec::Container)| {
         let mut spec = container(&root, &["true"]);
-        spec.process.stdio = Stdio::Pipes { stdin: false, stdout: false, stderr: false };
+        spec.process.stdio = NO_STREAMS;
         change(&mut spec);
         spec
     };
@@ -353,156 +243,6 @@ fn mounts_come_in_order_and_stay_inside_whatever_links_the_image_has() {
 }
 
 #[test]
-fn an_exec_joins_everything_and_its_status_is_its_own() {
-    if !containers_work_here("exec") {
-        return;
-    }
-    let mut agent = Running::start();
-    let mut spec = container(&agent.root("c"), &["sleep", "1000"]);
-    spec.process.stdio = Stdio::Pipes { stdin: false, stdout: false, stderr: false };
-    agent.host.call(create("c", spec)).unwrap();
-    agent.host.call(start("c")).unwrap();
-
-    let id = exec("c", "one");
-    let (out, err) = (agent.attach(&id, Stream::Stdout), agent.attach(&id, Stream::Stderr));
-    let script = "hostname; ps | grep -c '[s]leep 1000$'; cat /proc/self/cgroup | grep ^0; \
-        for n in mnt pid uts ipc cgroup; do \
-        [ $(readlink /proc/1/ns/$n) = $(readlink /proc/self/ns/$n) ] || echo $n; done; exit 5";
-    let mut one = process(&["sh", "-c", script]);
-    one.capabilities.effective.push("CAP_SYS_PTRACE".into());
-    one.capabilities.permitted.push("CAP_SYS_PTRACE".into());
-    one.capabilities.bounding.push("CAP_SYS_PTRACE".into());
-    agent.host.call(Request::Exec { process: id.clone(), spec: Box::new(one) }).unwrap();
-    assert_eq!((text(out), text(err)), ("box\n1\n0::/\n".into(), String::new()));
-    assert_eq!(agent.host.wait(&id), ExitStatus::Code(5));
-
-    let id = exec("c", "two");
-    let mut two = process(&["/nope"]);
-    two.stdio = Stdio::Pipes { stdin: false, stdout: false, stderr: false };
-    let fault =
-        agent.host.call(Request::Exec { process: id.clone(), spec: Box::new(two) }).unwrap_err();
-    assert_eq!(fault.kind, FaultKind::ProgramNotFound);
-    assert_eq!(agent.host.call(wait(&id)).unwrap_err().kind, FaultKind::NoSuchProcess);
-
-    let kill = Request::Signal { process: first("c"), signal: 9, all: false };
-    agent.host.call(kill.clone()).unwrap();
-    assert_eq!(agent.host.wait(&first("c")), ExitStatus::Signal(9));
-    let late = agent.host.call(kill).unwrap_err();
-    assert_eq!(late.message, "container c has ended");
-}
-
-#[test]
-fn what_an_exec_leaves_running_does_not_keep_its_end_from_the_host() {
-    if !containers_work_here("exec with a daemon") {
-        return;
-    }
-    let mut agent = Running::start();
-    let mut spec = container(&agent.root("c"), &["sleep", "1000"]);
-    spec.process.stdio = Stdio::Pipes { stdin: false, stdout: false, stderr: false };
-    agent.host.call(create("c", spec)).unwrap();
-    agent.host.call(start("c")).unwrap();
-    let id = exec("c", "daemon");
-    let (out, err) = (agent.attach(&id, Stream::Stdout), agent.attach(&id, Stream::Stderr));
-    let script = "(sleep 1000; echo late) & echo early";
-    let spec = Box::new(process(&["sh", "-c", script]));
-    agent.host.call(Request::Exec { process: id.clone(), spec }).unwrap();
-    assert_eq!(agent.host.wait(&id), ExitStatus::Code(0));
-    assert_eq!((text(out), text(err)), ("early\n".into(), String::new()));
-
-    let all = Request::Signal { process: first("c"), signal: 15, all: true };
-    agent.host.call(all).unwrap();
-    let all = Request::Signal { process: first("c"), signal: 9, all: true };
-    agent.host.call(all).unwrap();
-    assert_eq!(agent.host.wait(&first("c")), ExitStatus::Signal(9));
-}
-
-#[test]
-fn a_terminal_has_its_size_its_echo_and_its_interrupt_key() {
-    if !containers_work_here("terminals") {
-        return;
-    }
-    let mut agent = Running::start();
-    let script = "stty size; tty; read line; echo got $line; trap 'echo int; stty size; exit 3' INT; \
-        echo ready; while true; do sleep 0.01; done";
-    let mut spec = container(&agent.root("c"), &["sh", "-c", script]);
-    spec.process.stdio = Stdio::Terminal { size: TerminalSize { rows: 25, columns: 90 } };
-    spec.process.user.who = Who::Ids { uid: 1000, gid: 1000 };
-    let mut terminal = agent.attach(&first("c"), Stream::Terminal);
-    agent.host.call(create("c", spec)).unwrap();
-    agent.host.call(start("c")).unwrap();
-    terminal.write_all(b"word\n").unwrap();
-    let mut said = String::new();
-    let mut until = |terminal: &mut UnixStream, end: &str| {
-        while !said.contains(end) {
-            let mut bytes = [0; 256];
-            let length = terminal.read(&mut bytes).unwrap();
-            assert_ne!(length, 0, "{said:?}");
-            said.push_str(std::str::from_utf8(&bytes[..length]).unwrap());
-        }
-        said.clone()
-    };
-    let said = until(&mut terminal, "ready");
-    for part in ["25 90\r\n", "/dev/pts/0\r\n", "word\r\n", "got word\r\n"] {
-        assert!(said.contains(part), "{part:?} in {said:?}");
-    }
-    let size = TerminalSize { rows: 30, columns: 100 };
-    agent.host.call(Request::Resize { process: first("c"), size }).unwrap();
-    terminal.write_all(b"\x03").unwrap();
-    until(&mut terminal, "int\r\n30 100\r\n");
-    assert_eq!(agent.host.wait(&first("c")), ExitStatus::Code(3));
-    assert_eq!(terminal.read(&mut [0]).unwrap(), 0);
-}
-
-#[test]
-fn a_terminal_that_goes_away_hangs_its_processes_up() {
-    if !containers_work_here("hang-ups") {
-        return;
-    }
-    let mut agent = Running::start();
-    let mut spec = container(&agent.root("c"), &["sh", "-c", "trap 'exit 9' HUP; yes"]);
-    spec.process.stdio = Stdio::Terminal { size: TerminalSize { rows: 1, columns: 1 } };
-    let mut terminal = agent.attach(&first("c"), Stream::Terminal);
-    agent.host.call(create("c", spec)).unwrap();
-    agent.host.call(start("c")).unwrap();
-    terminal.read_exact(&mut [0; 10]).unwrap();
-    drop(terminal);
-    assert_eq!(agent.host.wait(&first("c")), ExitStatus::Code(9));
-}
-
-#[test]
-fn no_descriptor_of_the_agents_leads_out_of_a_container() {
-    if !containers_work_here("descriptors") {
-        return;
-    }
-    let mut agent = Running::start();
-    let mut spec = container(&agent.root("c"), &["sleep", "1000"]);
-    spec.process.stdio = Stdio::Pipes { stdin: false, stdout: false, stderr: false };
-    agent.host.call(create("c", spec)).unwrap();
-    agent.host.call(start("c")).unwrap();
-    for number in 3..20 {
-        for way in [format!("/proc/self/fd/{number}"), format!("/proc/self/fd/{number}/..")] {
-            let mut spec = process(&["true"]);
-            spec.stdio = Stdio::Pipes { stdin: false, stdout: false, stderr: false };
-            spec.cwd = way.clone().into();
-            let request = Request::Exec { process: exec("c", "x"), spec: Box::new(spec) };
-            assert_eq!(agent.host.call(request).unwrap_err().kind, FaultKind::InvalidSpec, "{way}");
-        }
-    }
-}
-
-#[test]
-fn a_stream_that_comes_too_late_is_closed_and_not_forgotten() {
-    if !containers_work_here("late streams") {
-        return;
-    }
-    let mut agent = Running::start();
-    let mut spec = container(&agent.root("c"), &["sleep", "1000"]);
-    spec.process.stdio = Stdio::Pipes { stdin: false, stdout: false, stderr: false };
-    agent.host.call(create("c", spec)).unwrap();
-    assert_eq!(text(agent.attach(&first("c"), Stream::Stdout)), "");
-}
-
-#[test]
 fn a_name_in_use_is_refused_and_free_again_afterwards() {
     if !containers_work_here("names") {
         return;
@@ -510,7 +250,7 @@ fn a_name_in_use_is_refused_and_free_again_afterwards() {
     let mut agent = Running::start();
     let root = agent.root("c");
     let mut spec = container(&root, &["sleep", "1000"]);
-    spec.process.stdio = Stdio::Pipes { stdin: false, stdout: false, stderr: false };
+    spec.process.stdio = NO_STREAMS;
     agent.host.call(create("c", spec.clone())).unwrap();
     let fault = agent.host.call(create("c", spec.clone())).unwrap_err();
     assert_eq!(

@@ -110,16 +110,10 @@ impl Running {
     /// Creates and starts a container, and waits for its end: how it ended, and what it wrote.
     pub(crate) fn run(&mut self, name: &str, spec: Container) -> (ExitStatus, String, String) {
         let id = first(name);
-        let mut streams = [Stream::Stdout, Stream::Stderr].map(|s| self.attach(&id, s));
-        self.host.call(Request::Create { container: name.into(), spec: Box::new(spec) }).unwrap();
-        self.host.call(Request::Start { container: name.into() }).unwrap();
-        let [out, err] = &mut streams;
-        let texts = [out, err].map(|stream| {
-            let mut text = String::new();
-            stream.read_to_string(&mut text).unwrap();
-            text
-        });
-        let [out, err] = texts;
+        let streams = [Stream::Stdout, Stream::Stderr].map(|s| self.attach(&id, s));
+        self.host.call(create(name, spec)).unwrap();
+        self.host.call(start(name)).unwrap();
+        let [out, err] = streams.map(text);
         (self.host.wait(&id), out, err)
     }
 
@@ -127,6 +121,27 @@ impl Running {
     pub(crate) fn script(&mut self, name: &str, script: &str) -> (ExitStatus, String, String) {
         let root = self.root(name);
         self.run(name, container(&root, &["sh", "-c", script]))
+    }
+
+    /// What the agent has: descriptors, children, mounts, cgroups.
+    pub(crate) fn belongings(&self) -> [usize; 4] {
+        let own = |pid: &str| PathBuf::from(format!("/proc/{pid}"));
+        let children = |pid: &str| {
+            let path = own(pid).join("task").join(pid).join("children");
+            std::fs::read_to_string(path).unwrap()
+        };
+        let agent = children(&self.pid.to_string());
+        let agent = agent.trim();
+        let count = |path: PathBuf| std::fs::read_dir(path).unwrap().count();
+        let mounts = std::fs::read_to_string(own(agent).join("mountinfo")).unwrap();
+        // The way into its mount namespace, where its hierarchy is.
+        let cgroups = format!("{}/root{}/cgroup", own(agent).display(), self.directory.display());
+        [
+            count(own(agent).join("fd")),
+            children(agent).split_whitespace().count(),
+            mounts.lines().count(),
+            count(cgroups.into()),
+        ]
     }
 
     /// Ends the agent and tells with which wait status it ended.
@@ -235,6 +250,31 @@ impl Host {
         }
     }
 }
+
+/// What a stream says until it ends.
+pub(crate) fn text(mut stream: UnixStream) -> String {
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    text
+}
+
+/// The call that creates a container.
+pub(crate) fn create(name: &str, spec: Container) -> Request {
+    Request::Create { container: name.into(), spec: Box::new(spec) }
+}
+
+/// The call that starts it.
+pub(crate) fn start(name: &str) -> Request {
+    Request::Start { container: name.into() }
+}
+
+/// The call that waits for a process.
+pub(crate) fn wait(process: &ProcessId) -> Request {
+    Request::Wait { process: process.clone() }
+}
+
+/// No stream at all.
+pub(crate) const NO_STREAMS: Stdio = Stdio::Pipes { stdin: false, stdout: false, stderr: false };
 
 /// A container's first process.
 pub(crate) fn first(container: &str) -> ProcessId {

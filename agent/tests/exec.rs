@@ -1,0 +1,152 @@
+//! More processes in a container that runs, and what is left when they are gone.
+
+mod guest;
+
+use guest::{
+    NO_STREAMS, Running, container, containers_work_here, create, exec, first, process, start,
+    text, wait,
+};
+use proto::message::{ExitStatus, FaultKind, ProcessId, Request};
+use proto::spec::Stdio;
+use proto::stream::Stream;
+
+/// A container that does nothing for long enough.
+fn idle(agent: &mut Running) {
+    let mut spec = container(&agent.root("c"), &["sleep", "1000"]);
+    spec.process.stdio = NO_STREAMS;
+    agent.host.call(create("c", spec)).unwrap();
+    agent.host.call(start("c")).unwrap();
+}
+
+/// Asks for a process without streams.
+fn silent(process_id: &ProcessId, args: &[&str]) -> Request {
+    let mut spec = process(args);
+    spec.stdio = NO_STREAMS;
+    Request::Exec { process: process_id.clone(), spec: Box::new(spec) }
+}
+
+#[test]
+fn an_exec_joins_everything_and_its_status_is_its_own() {
+    if !containers_work_here("exec") {
+        return;
+    }
+    let mut agent = Running::start();
+    idle(&mut agent);
+
+    let id = exec("c", "one");
+    let (out, err) = (agent.attach(&id, Stream::Stdout), agent.attach(&id, Stream::Stderr));
+    let script = "hostname; ps | grep -c '[s]leep 1000$'; cat /proc/self/cgroup | grep ^0; \
+        for n in mnt pid uts ipc cgroup; do \
+        [ $(readlink /proc/1/ns/$n) = $(readlink /proc/self/ns/$n) ] || echo $n; done; exit 5";
+    let mut one = process(&["sh", "-c", script]);
+    one.capabilities.effective.push("CAP_SYS_PTRACE".into());
+    one.capabilities.permitted.push("CAP_SYS_PTRACE".into());
+    one.capabilities.bounding.push("CAP_SYS_PTRACE".into());
+    agent.host.call(Request::Exec { process: id.clone(), spec: Box::new(one) }).unwrap();
+    assert_eq!((text(out), text(err)), ("box\n1\n0::/\n".into(), String::new()));
+    assert_eq!(agent.host.wait(&id), ExitStatus::Code(5));
+
+    let id = exec("c", "two");
+    let mut two = process(&["/nope"]);
+    two.stdio = NO_STREAMS;
+    let fault =
+        agent.host.call(Request::Exec { process: id.clone(), spec: Box::new(two) }).unwrap_err();
+    assert_eq!(fault.kind, FaultKind::ProgramNotFound);
+    assert_eq!(agent.host.call(wait(&id)).unwrap_err().kind, FaultKind::NoSuchProcess);
+
+    let kill = Request::Signal { process: first("c"), signal: 9, all: false };
+    agent.host.call(kill.clone()).unwrap();
+    assert_eq!(agent.host.wait(&first("c")), ExitStatus::Signal(9));
+    let late = agent.host.call(kill).unwrap_err();
+    assert_eq!(late.message, "container c has ended");
+}
+
+#[test]
+fn what_an_exec_leaves_running_does_not_keep_its_end_from_the_host() {
+    if !containers_work_here("exec with a daemon") {
+        return;
+    }
+    let mut agent = Running::start();
+    idle(&mut agent);
+    let id = exec("c", "daemon");
+    let (out, err) = (agent.attach(&id, Stream::Stdout), agent.attach(&id, Stream::Stderr));
+    let script = "(sleep 1000; echo late) & echo early";
+    let spec = Box::new(process(&["sh", "-c", script]));
+    agent.host.call(Request::Exec { process: id.clone(), spec }).unwrap();
+    assert_eq!(agent.host.wait(&id), ExitStatus::Code(0));
+    assert_eq!((text(out), text(err)), ("early\n".into(), String::new()));
+
+    let all = Request::Signal { process: first("c"), signal: 15, all: true };
+    agent.host.call(all).unwrap();
+    let all = Request::Signal { process: first("c"), signal: 9, all: true };
+    agent.host.call(all).unwrap();
+    assert_eq!(agent.host.wait(&first("c")), ExitStatus::Signal(9));
+}
+
+#[test]
+fn no_descriptor_of_the_agents_leads_out_of_a_container() {
+    if !containers_work_here("descriptors") {
+        return;
+    }
+    let mut agent = Running::start();
+    idle(&mut agent);
+    for number in 3..20 {
+        for way in [format!("/proc/self/fd/{number}"), format!("/proc/self/fd/{number}/..")] {
+            let mut spec = process(&["true"]);
+            spec.stdio = NO_STREAMS;
+            spec.cwd = way.clone().into();
+            let request = Request::Exec { process: exec("c", "x"), spec: Box::new(spec) };
+            assert_eq!(agent.host.call(request).unwrap_err().kind, FaultKind::InvalidSpec, "{way}");
+        }
+    }
+}
+
+#[test]
+fn fifty_processes_at_once_each_have_their_own_output_and_status() {
+    if !containers_work_here("50 execs at once") {
+        return;
+    }
+    let mut agent = Running::start();
+    idle(&mut agent);
+    let mut running = Vec::new();
+    for number in 0..50 {
+        let id = exec("c", &number.to_string());
+        let (out, err) = (agent.attach(&id, Stream::Stdout), agent.attach(&id, Stream::Stderr));
+        let script = format!("echo {number}; exit {number}");
+        let spec = Box::new(process(&["sh", "-c", &script]));
+        let call = agent.host.ask(Request::Exec { process: id.clone(), spec });
+        running.push((id, call, out, err));
+    }
+    for (number, (id, call, out, err)) in running.into_iter().enumerate() {
+        agent.host.answer(call).unwrap();
+        assert_eq!((text(out), text(err)), (format!("{number}\n"), String::new()));
+        assert_eq!(agent.host.wait(&id), ExitStatus::Code(number as u8));
+    }
+}
+
+#[test]
+fn many_short_containers_and_processes_leave_nothing_in_the_agent() {
+    if !containers_work_here("leaks") {
+        return;
+    }
+    let mut agent = Running::start();
+    let root = agent.root("short");
+    let round = |agent: &mut Running| {
+        let (status, out, _) = agent.run("short", container(&root, &["echo", "hi"]));
+        assert_eq!((status, out.as_str()), (ExitStatus::Code(0), "hi\n"));
+        let mut spec = container(&root, &["nope"]);
+        spec.process.stdio = NO_STREAMS;
+        agent.host.call(create("short", spec)).unwrap();
+        agent.host.call(start("short")).unwrap_err();
+    };
+    idle(&mut agent);
+    round(&mut agent);
+    let before = agent.belongings();
+    for number in 0..30 {
+        round(&mut agent);
+        let id = exec("c", "same");
+        agent.host.call(silent(&id, &["sh", "-c", "exit 3"])).unwrap();
+        assert_eq!(agent.host.wait(&id), ExitStatus::Code(3), "round {number}");
+    }
+    assert_eq!(agent.belongings(), before);
+}
