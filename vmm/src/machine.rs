@@ -1,6 +1,6 @@
 //! A machine: what the spec asks for, put together and not yet running.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -46,7 +46,7 @@ pub struct Parts {
     /// Where the guest is dialled.
     pub listener: OwnedFd,
     /// What the guest may dial.
-    pub host_ports: HashMap<u32, OwnedFd>,
+    pub host_ports: BTreeMap<u32, OwnedFd>,
     /// Where the serial line is written down.
     pub serial_log: Option<File>,
     /// Told of the ports that the guest dials.

@@ -7,7 +7,7 @@
 //! holds back [`BACKLOG_BYTES`](super::connection::BACKLOG_BYTES) at most; and answers to packets that
 //! belong to no stream are kept up to [`MAX_RESETS`], beyond which no packet is taken.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 
 use super::connection::{Connection, Stream, Violation};
 use super::packet::{BadPacket, Credit, HEADER_BYTES, Header, Operation, Ports, RawHeader};
@@ -28,21 +28,21 @@ pub(super) type Id = u32;
 
 pub(super) struct Core<S> {
     guest_cid: u64,
-    connections: HashMap<Id, Connection<S>>,
-    by_ports: HashMap<Ports, Id>,
+    connections: BTreeMap<Id, Connection<S>>,
+    by_ports: BTreeMap<Ports, Id>,
     /// Connections that may have something to send, in the order of their turns.
     senders: VecDeque<Id>,
     resets: VecDeque<Ports>,
-    host_ports: HashMap<u32, S>,
+    host_ports: BTreeMap<u32, S>,
     next_dialling_port: u32,
 }
 
 impl<S: Stream> Core<S> {
-    pub(super) fn new(guest_cid: u64, host_ports: HashMap<u32, S>) -> Self {
+    pub(super) fn new(guest_cid: u64, host_ports: BTreeMap<u32, S>) -> Self {
         Self {
             guest_cid,
-            connections: HashMap::new(),
-            by_ports: HashMap::new(),
+            connections: BTreeMap::new(),
+            by_ports: BTreeMap::new(),
             senders: VecDeque::new(),
             resets: VecDeque::new(),
             host_ports,

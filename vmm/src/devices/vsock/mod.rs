@@ -40,7 +40,7 @@ mod packet;
 mod tests;
 mod worker;
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex};
@@ -71,7 +71,7 @@ pub struct Connections {
     /// Who connects here dials the guest.
     pub listener: OwnedFd,
     /// What the guest may dial, once each.
-    pub host_ports: HashMap<u32, OwnedFd>,
+    pub host_ports: BTreeMap<u32, OwnedFd>,
     /// Told of each that it has.
     pub dialled: Dialled,
 }
@@ -100,7 +100,7 @@ pub struct Leave(Arc<Mutex<Worker>>);
 impl Leave {
     /// The guest runs no more: takes what is in its queues, and nothing after that.
     pub fn hang_up(&self) {
-        lock(&self.0).hang_up();
+        lock(&self.0).stop();
     }
 
     /// Everything the guest sent has reached the host's sockets.

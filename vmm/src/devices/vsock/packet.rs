@@ -28,7 +28,7 @@ pub(super) const MAX_DATA_BYTES: usize = 64 << 10;
 pub(super) const HOST_CID: u64 = 2;
 
 /// The two ports of a stream, which name it: there are only ever the same two machines.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Ports {
     pub(super) host: u32,
     pub(super) guest: u32,

@@ -1,6 +1,6 @@
 //! Brings the driver's queues, the host's sockets and the core together.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 
@@ -38,7 +38,7 @@ pub(super) struct Worker {
     core: Core<Socket>,
     listener: OwnedFd,
     /// Clients of the listener that have not said where to.
-    callers: HashMap<Id, OwnedFd>,
+    callers: BTreeMap<Id, OwnedFd>,
     kicks: Kicks,
     watch: Watch,
     dialled: Dialled,
@@ -63,7 +63,7 @@ impl Worker {
         Ok(Self {
             core,
             listener,
-            callers: HashMap::new(),
+            callers: BTreeMap::new(),
             kicks,
             watch,
             dialled,
@@ -77,19 +77,16 @@ impl Worker {
         self.core.guest_cid()
     }
 
-    /// The driver is gone.
+    /// The driver is gone, or the whole guest: takes what it has sent, and nothing after that. Linux
+    /// resets the device on its way down, right behind its last packets.
     pub(super) fn stop(&mut self) -> Option<Live> {
-        self.core.orphan_all();
-        self.live.take()
-    }
-
-    /// The guest is at its end: takes what it has sent, and no more from now on.
-    pub(super) fn hang_up(&mut self) {
-        if let Some(mut live) = self.live.take() {
+        let mut live = self.live.take();
+        if let Some(live) = live.as_mut().filter(|live| !live.irq.is_broken()) {
             // A queue that is a lie has nothing more to give.
-            let _ = self.take_packets(&mut live);
+            let _ = self.take_packets(live);
         }
         self.core.orphan_all();
+        live
     }
 
     /// Everything the guest sent has reached the host's sockets.

@@ -1,7 +1,7 @@
 //! The core, with a host that takes and gives what the test says.
 
 use std::cell::RefCell;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, ErrorKind};
 use std::rc::Rc;
 
@@ -91,7 +91,7 @@ impl Between {
     fn start() -> Self {
         let host = HostStream::default();
         host.0.borrow_mut().takes = usize::MAX;
-        let core = Core::new(3, HashMap::from([(PORT, host.clone())]));
+        let core = Core::new(3, BTreeMap::from([(PORT, host.clone())]));
         Self { core, host, guest: Driver::new() }
     }
 

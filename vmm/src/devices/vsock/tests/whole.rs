@@ -1,6 +1,6 @@
 //! The whole device: queues in memory on one side, Unix sockets on the other.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::{Arc, Mutex};
@@ -46,7 +46,7 @@ impl Rig {
         let connections = Connections {
             guest_cid: 3,
             listener: UnixListener::bind(&path).unwrap().into(),
-            host_ports: HashMap::from([(PORT, far.into())]),
+            host_ports: BTreeMap::from([(PORT, far.into())]),
             dialled: Box::new(move |port| told.lock().unwrap().push(port)),
         };
         let kicks = mmio::kicks(QUEUE_SIZES.len()).unwrap();
@@ -176,6 +176,17 @@ fn what_stands_in_the_queue_when_the_guest_ends_arrives_whole() {
     let leave = rig.device.leave();
     leave.hang_up();
     assert!(leave.is_drained());
+    let mut got = String::new();
+    rig.socket.read_to_string(&mut got).unwrap();
+    assert_eq!(got, "famous last words");
+}
+
+#[test]
+fn what_stands_in_the_queue_when_the_driver_resets_the_device_arrives_whole() {
+    let mut rig = Rig::open();
+    rig.tx.write(OUT, b"famous last words");
+    rig.offer(Operation::Data(17), &[17]);
+    assert_eq!(rig.device.reset().len(), QUEUE_SIZES.len());
     let mut got = String::new();
     rig.socket.read_to_string(&mut got).unwrap();
     assert_eq!(got, "famous last words");
