@@ -7,7 +7,7 @@ use proto::message::{Fault, FaultKind};
 use proto::spec::{Container, Process, Stdio};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use rustix::process::Pid;
+use rustix::process::{DumpableBehavior, Pid};
 use rustix::thread::{
     LinkNameSpaceType, ThreadNameSpaceType, move_into_link_name_space, move_into_thread_name_spaces,
 };
@@ -160,6 +160,10 @@ impl Guest {
         join: Option<BorrowedFd<'_>>,
         control: &ChildEnd,
     ) -> Result<(Program, Option<Terminal>), Fault> {
+        // A process of the container that it joins could look into this one: not while it holds a
+        // copy of the agent. `execve` lifts this.
+        rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
+            .map_err(refused("dumpable"))?;
         for (number, end) in (0..).zip(ends) {
             sys::place_descriptor(end.as_fd(), number).map_err(refused("stdio"))?;
         }

@@ -14,6 +14,9 @@ use rustix::net::Shutdown;
 /// Bytes a direction holds at most: what a pipe holds.
 const BUFFER_BYTES: usize = 64 << 10;
 
+/// Bytes it holds to begin with. Most streams carry a line or two, and every page counts.
+const FIRST_BYTES: usize = 4 << 10;
+
 /// Buffers a direction carries before others get their turn.
 const TURN: usize = 16;
 
@@ -152,11 +155,13 @@ impl Flow {
                     Err(_) => return Carried::SinkGone,
                 }
             }
-            let room = self.allowance.unwrap_or(BUFFER_BYTES).min(BUFFER_BYTES);
-            if room == 0 {
+            if self.allowance == Some(0) {
                 return Carried::SourceEnded;
             }
-            self.buffer.resize(BUFFER_BYTES, 0);
+            // The last read filled it: the source has more than fits.
+            let size = if self.end == self.buffer.len() { self.end * 2 } else { self.buffer.len() };
+            self.buffer.resize(size.clamp(FIRST_BYTES, BUFFER_BYTES), 0);
+            let room = self.allowance.unwrap_or(BUFFER_BYTES).min(self.buffer.len());
             match rustix::io::read(source, &mut self.buffer[..room]) {
                 Ok(0) => return Carried::SourceEnded,
                 Ok(bytes) => {

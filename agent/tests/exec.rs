@@ -7,7 +7,7 @@ use guest::{
     text, wait,
 };
 use proto::message::{ExitStatus, FaultKind, ProcessId, Request};
-use proto::spec::Stdio;
+use proto::spec::{Stdio, TerminalSize};
 use proto::stream::Stream;
 
 /// A container that does nothing for long enough.
@@ -99,6 +99,25 @@ fn no_descriptor_of_the_agents_leads_out_of_a_container() {
             assert_eq!(agent.host.call(request).unwrap_err().kind, FaultKind::InvalidSpec, "{way}");
         }
     }
+}
+
+#[test]
+fn an_exec_can_have_a_terminal_of_the_containers_own() {
+    if !containers_work_here("exec with a terminal") {
+        return;
+    }
+    let mut agent = Running::start();
+    idle(&mut agent);
+    let id = exec("c", "shell");
+    let terminal = agent.attach(&id, Stream::Terminal);
+    let mut spec =
+        process(&["sh", "-c", "tty; stty size; cat /proc/self/stat | cut -d' ' -f7; exit 4"]);
+    spec.stdio = Stdio::Terminal { size: TerminalSize { rows: 7, columns: 70 } };
+    let request = Request::Exec { process: id.clone(), spec: Box::new(spec) };
+    agent.host.call(request).unwrap();
+    // 34816 is the device number of /dev/pts/0, as the controlling terminal.
+    assert_eq!(text(terminal), "/dev/pts/0\r\n7 70\r\n34816\r\n");
+    assert_eq!(agent.host.wait(&id), ExitStatus::Code(4));
 }
 
 #[test]

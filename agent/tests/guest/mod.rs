@@ -97,7 +97,7 @@ impl Running {
         for applet in [
             "sh", "cat", "echo", "id", "ls", "sleep", "dd", "true", "mount", "hostname", "stty",
             "head", "kill", "pwd", "env", "ps", "grep", "stat", "readlink", "ulimit", "mkdir",
-            "touch", "tty", "yes", "wc", "mknod", "umount", "sed", "usleep",
+            "touch", "tty", "yes", "wc", "mknod", "umount", "sed", "usleep", "cut",
         ] {
             std::os::unix::fs::symlink("busybox", root.join("bin").join(applet)).unwrap();
         }
@@ -123,8 +123,9 @@ impl Running {
         self.run(name, container(&root, &["sh", "-c", script]))
     }
 
-    /// What the agent has: descriptors, children, mounts, cgroups.
-    pub(crate) fn belongings(&self) -> [usize; 4] {
+    /// What the agent has, between two calls: descriptors, children, mounts, cgroups.
+    pub(crate) fn belongings(&mut self) -> [usize; 4] {
+        self.host.call(wait(&first("nobody"))).unwrap_err();
         let own = |pid: &str| PathBuf::from(format!("/proc/{pid}"));
         let children = |pid: &str| {
             let path = own(pid).join("task").join(pid).join("children");
@@ -216,8 +217,7 @@ impl Host {
 
     /// Whether the answer to a call has come, after the agent answered something else asked later.
     pub(crate) fn has_answered(&mut self, call: u64) -> bool {
-        let nobody = ProcessId { container: "nobody".into(), exec: None };
-        self.call(Request::Wait { process: nobody }).unwrap_err();
+        self.call(wait(&first("nobody"))).unwrap_err();
         self.answers.contains_key(&call)
     }
 
