@@ -21,6 +21,7 @@ use anyhow::{Context, Result};
 use clap::Subcommand;
 
 pub(crate) use deterministic::run as run_deterministic;
+use instance::Found;
 pub(crate) use instance::{Instance, Up};
 pub(crate) use session::Session;
 
@@ -74,8 +75,9 @@ pub(crate) fn run(wish: &Wish) -> Result<ExitCode> {
             println!("{ended} ended");
         }
         Wish::Status => match instance.find()? {
-            Some(up) => println!("up: QEMU is process {}", up.pid),
-            None => println!("down"),
+            Found::Nothing => println!("down"),
+            Found::Half(pid) => println!("half up: QEMU is process {pid}"),
+            Found::Up(up) => println!("up: QEMU is process {}", up.pid),
         },
     }
     Ok(ExitCode::SUCCESS)

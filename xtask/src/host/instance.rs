@@ -30,12 +30,22 @@ use crate::{paths, step};
 /// QEMU takes from this machine what is used of it.
 const RAM: &str = "6G";
 
-/// A machine that is not ready by then hangs: a busy one takes 20.
+/// A host that is not ready by then hangs: on a busy machine it takes half a minute.
 const READY_SECONDS: i64 = 300;
 
 /// The place of this checkout's host, whether it is up or not.
 pub(crate) struct Instance {
     directory: PathBuf,
+}
+
+/// What can be there of a host.
+pub(crate) enum Found {
+    /// No process.
+    Nothing,
+    /// QEMU's process, and nobody can connect to it: not yet, or not any more.
+    Half(Pid),
+    /// A host to work with.
+    Up(Up),
 }
 
 /// A host that is up.
@@ -82,14 +92,16 @@ impl Instance {
         Ok(all)
     }
 
-    /// The host if it is up and ready.
-    pub(crate) fn find(&self) -> Result<Option<Up>> {
-        let Some(pid) = self.qemu()? else { return Ok(None) };
-        let path = self.directory.join("facts.json");
-        // It is written last and removed first: without it the host is on its way up or down.
-        let Ok(facts) = fs::read(&path) else { return Ok(None) };
-        let facts = serde_json::from_slice(&facts).with_context(|| path.display().to_string())?;
-        Ok(Some(Up { directory: self.directory.clone(), pid, facts }))
+    /// What there is of the host.
+    pub(crate) fn find(&self) -> Result<Found> {
+        let Some(pid) = self.qemu()? else { return Ok(Found::Nothing) };
+        // They are written last: without them the host is on its way up, or was left there.
+        let facts = fs::read(self.directory.join("facts.json"));
+        let facts = facts.ok().and_then(|facts| serde_json::from_slice(&facts).ok());
+        Ok(match facts {
+            Some(facts) => Found::Up(Up { directory: self.directory.clone(), pid, facts }),
+            None => Found::Half(pid),
+        })
     }
 
     /// The host, started if it is not up, or if it is of another image or shares a directory that
@@ -100,13 +112,13 @@ impl Instance {
         let shared = shared()?;
         let _lock = self.lock()?;
         let up = match self.find()? {
-            Some(up) if up.facts.shared == shared && up.facts.disk == image.disk => up,
+            Found::Up(up) if up.facts.shared == shared && up.facts.disk == image.disk => up,
             found => {
-                if found.is_some() {
-                    step::say("emulated host: it is out of date, starting another");
+                if !matches!(found, Found::Nothing) {
+                    step::say("emulated host: it is of no use any more, starting another");
                 }
                 self.end()?;
-                self.start(&image, shared)?
+                self.start(&image, shared).or_else(|error| self.end().and(Err(error)))?
             }
         };
         up.copy_outputs()?;
@@ -143,10 +155,12 @@ impl Instance {
             wait_for(|| Ok(fcntl_lock(File::open(&pid_file)?, FlockOperation::LockShared)?))
                 .with_context(|| pid_file.display().to_string())?;
         }
-        // The others end by themselves when QEMU has gone.
+        // The others end by themselves when QEMU has gone. A file server that QEMU has never
+        // connected to still waits: somebody who comes and goes is the same to it.
         if let Ok(mut connection) = connection {
             let _ = io::copy(&mut connection, &mut io::sink());
         }
+        let _ = UnixStream::connect(self.directory.join("files.sock"));
         let files = self.directory.join("files");
         wait_for(|| Ok(flock(File::open(&files)?, FlockOperation::LockShared)?))
             .with_context(|| files.display().to_string())?;
@@ -157,18 +171,7 @@ impl Instance {
         step::say("emulated host: starting");
         let began = Instant::now();
         let at = |name: &str| self.directory.join(name);
-        for stale in [
-            "facts.json",
-            "outputs.done",
-            "demo.done",
-            "pid",
-            "files",
-            "files.sock",
-            "ssh.sock",
-            "qmp.sock",
-        ] {
-            remove_if_there(&at(stale))?;
-        }
+        self.clear()?;
         let key = ssh::new_key(&at("key"))?;
         serve_files(&paths::target(), &at("files"), &at("files.sock"))?;
 
@@ -206,6 +209,18 @@ impl Instance {
         Ok(up)
     }
 
+    /// Removes what the last host left, all but the lock.
+    fn clear(&self) -> Result<()> {
+        let shown = || self.directory.display().to_string();
+        for entry in fs::read_dir(&self.directory).with_context(shown)? {
+            let path = entry.with_context(shown)?.path();
+            if !path.ends_with("lock") {
+                fs::remove_file(&path).with_context(|| path.display().to_string())?;
+            }
+        }
+        Ok(())
+    }
+
     /// Returns when the machine says that somebody can connect. If it ends instead, the error has
     /// its last words.
     fn wait_until_ready(&self, qemu: &mut Child) -> Result<()> {
@@ -225,7 +240,10 @@ impl Instance {
         for log in ["qemu.log", "console.log"] {
             step::show_last_lines(&fs::read(self.directory.join(log)).unwrap_or_default());
         }
-        bail!("the emulated host did not come up in {READY_SECONDS} s, QEMU: {status}")
+        if heard == 0 {
+            bail!("the emulated host did not come up in {READY_SECONDS} s");
+        }
+        bail!("the emulated host ended before it was up, QEMU: {status}")
     }
 }
 
@@ -269,6 +287,9 @@ impl Up {
             if seen.is_file() {
                 files.push((entry.path(), seen.len(), seen.mtime(), seen.mtime_nsec()));
             }
+        }
+        if files.is_empty() {
+            return Ok(());
         }
         files.sort();
         let key = Key::new().part("files", format!("{files:?}")).short();
@@ -335,14 +356,5 @@ fn wait_for(lock: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
     match lock() {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         done => done,
-    }
-}
-
-fn remove_if_there(path: &Path) -> Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(error).with_context(|| path.display().to_string())
-        }
-        _ => Ok(()),
     }
 }
