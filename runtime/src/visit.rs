@@ -95,7 +95,6 @@ impl Visited {
         signals: &Signals,
     ) -> Result<u8, VisitError> {
         let name = self.name();
-        let attend = |source| VisitError::Attend { name: name.clone(), source };
         let id = ProcessId { container: name.clone(), exec: Some(exec.to_owned()) };
         let attendance = Attendance {
             process: id.clone(),
@@ -106,8 +105,14 @@ impl Visited {
             timeline: &Timeline::new(false),
         };
         let wish = Wish::Exec(Box::new(process));
-        let end = attendance.see_through(wish, |streams| connect(&self.dir, &id, streams), || ());
-        Ok(end.map_err(attend)?.shell_code())
+        match attendance.see_through(wish, |streams| connect(&self.dir, &id, streams), || ()) {
+            Ok(status) => Ok(status.shell_code()),
+            // The container has ended and its VM with it: that was a kill for everything in there.
+            Err(AttendError::Session(SessionError::HungUp)) => {
+                Ok(ExitStatus::Signal(Signal::SIGKILL as u8).shell_code())
+            }
+            Err(source) => Err(VisitError::Attend { name, source }),
+        }
     }
 
     /// Sends a signal to its first process.
