@@ -90,11 +90,13 @@ fn named_file_exists(tree: &Tree, directory: &str, word: &str) -> bool {
     let is_file = word
         .rsplit_once('.')
         .is_some_and(|(name, ending)| !name.is_empty() && FILE_ENDINGS.contains(&ending));
-    let Some((first, _)) = word.split_once('/') else {
-        let named = |file: &File| file.path.rsplit('/').next() == Some(word);
-        return !is_file || tree.files.iter().any(named);
-    };
-    let ours = first.starts_with('.') || stands(tree, first);
+    // A file may be named by the end of its path, as in a story that plays in one crate.
+    if is_file && tree.files.iter().any(|file| file.path.ends_with(&format!("/{word}"))) {
+        return true;
+    }
+    let ours = word
+        .split_once('/')
+        .is_some_and(|(first, _)| first.starts_with('.') || stands(tree, first));
     if !is_file && !ours {
         return true;
     }
@@ -144,7 +146,7 @@ mod tests {
     #[test]
     fn names_of_files_that_moved_are_found() {
         let readme = "[a](docs/a.md#top) [b](docs/b.md) [c](https://example.org/c.md)\n\
-                      `vmm/src/bus.rs` `vmm/src/gone.rs` `bus.rs` `gone.rs` `vmm/` `a/b`\n\
+                      `vmm/src/bus.rs` `vmm/src/gone.rs` `bus.rs` `src/bus.rs` `us.rs` `vmm/` `a/b`\n\
                       `/dev/kvm` `target/x.rs` `docs/*.md` `src/gone.rs` `.rs`\n\
                       ```\n`gone.rs`\n```\n";
         let tree = Tree::of(&[
@@ -157,7 +159,7 @@ mod tests {
             [
                 "README.md:1: links to docs/b.md, not there",
                 "README.md:2: names vmm/src/gone.rs, not there",
-                "README.md:2: names gone.rs, not there",
+                "README.md:2: names us.rs, not there",
                 "README.md:3: names src/gone.rs, not there",
                 "docs/a.md:1: names ../LICENSE, not there",
             ]
