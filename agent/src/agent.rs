@@ -25,7 +25,7 @@ use crate::relay::Relay;
 use crate::session::{Session, SessionEnd};
 use crate::stdio::{Attached, Caller, Lines};
 use crate::sys;
-use crate::words::words;
+use crate::words::{Refused, words};
 
 /// What the agent accepts connections on: listening stream sockets.
 pub struct Doors {
@@ -75,9 +75,9 @@ pub(crate) enum Watched {
 
 impl Agent {
     /// An agent that answers on `doors` and in the session with the `host` that is already open.
-    pub fn new(guest: Guest, hello: Hello, doors: Doors, host: Session) -> Result<Self, Errno> {
-        sys::block_signals()?;
-        let mut reactor = Reactor::new()?;
+    pub fn new(guest: Guest, hello: Hello, doors: Doors, host: Session) -> Result<Self, Refused> {
+        sys::block_signals().map_err(Refused::at("signals"))?;
+        let mut reactor = Reactor::new().map_err(Refused::at("epoll"))?;
         let host_token = reactor.token();
         let mut agent = Self {
             guest,
@@ -92,26 +92,32 @@ impl Agent {
             stop: None,
         };
         for door in [&doors.sessions, &doors.stdio] {
-            rustix::io::ioctl_fionbio(door, true)?;
+            rustix::io::ioctl_fionbio(door, true).map_err(Refused::at("listening socket"))?;
         }
-        agent.watch(Watched::Children(sys::child_signals()?))?;
-        agent.watch(Watched::SessionDoor(doors.sessions))?;
-        agent.watch(Watched::StdioDoor(doors.stdio))?;
+        let children = sys::child_signals().map_err(Refused::at("signals"))?;
+        for watched in [
+            Watched::Children(children),
+            Watched::SessionDoor(doors.sessions),
+            Watched::StdioDoor(doors.stdio),
+        ] {
+            agent.watch(watched).map_err(Refused::at("epoll"))?;
+        }
         agent.host_is_back(host)?;
         Ok(agent)
     }
 
     /// Goes on with a new first session, after [`Stop::HostReset`].
-    pub fn host_is_back(&mut self, host: Session) -> Result<(), Errno> {
-        self.host = self.watch(Watched::Session(host))?;
+    pub fn host_is_back(&mut self, host: Session) -> Result<(), Refused> {
+        self.host = self.watch(Watched::Session(host)).map_err(Refused::at("epoll"))?;
         self.stop = None;
         Ok(())
     }
 
     /// Does what there is to do until there is a reason to stop.
-    pub fn run(&mut self) -> Result<Stop, Errno> {
+    pub fn run(&mut self) -> Result<Stop, Refused> {
         loop {
-            let ready = self.reactor.wait(self.unfinished.is_empty())?;
+            let ready = self.reactor.wait(self.unfinished.is_empty());
+            let ready = ready.map_err(Refused::at("epoll"))?;
             for token in ready.into_iter().chain(std::mem::take(&mut self.unfinished)) {
                 self.serve(token);
             }

@@ -19,7 +19,7 @@ use crate::control::{self, AgentEnd, ChildEnd};
 use crate::process::terminal::Terminal;
 use crate::process::{self, Program};
 use crate::sys::{self, Forked, NewNamespaces};
-use crate::words::words;
+use crate::words::{Refused, words};
 
 /// What of the guest new processes are made in.
 pub struct Guest {
@@ -63,13 +63,14 @@ pub(crate) struct Host<'a> {
 
 impl Guest {
     /// Uses `run` to put roots together and the cgroup hierarchy mounted at `cgroups`.
-    pub fn new(run: &Path, cgroups: &Path) -> Result<Self, Errno> {
+    pub fn new(run: &Path, cgroups: &Path) -> Result<Self, Refused> {
         let stage = Stage::new(run);
-        stage.build()?;
+        stage.build().map_err(Refused::at(run.display().to_string()))?;
         let flags = OFlags::PATH | OFlags::CLOEXEC;
-        let proc = rustix::fs::open("/proc", flags, Mode::empty())?;
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-        let pid_namespace = rustix::fs::openat(&proc, "self/ns/pid", flags, Mode::empty())?;
+        let proc = rustix::fs::open("/proc", flags, Mode::empty()).map_err(Refused::at("/proc"))?;
+        let (name, flags) = ("self/ns/pid", OFlags::RDONLY | OFlags::CLOEXEC);
+        let pid_namespace = rustix::fs::openat(&proc, name, flags, Mode::empty());
+        let pid_namespace = pid_namespace.map_err(Refused::at(name))?;
         Ok(Self { cgroups: Cgroups::new(cgroups.to_owned()), stage, proc, pid_namespace })
     }
 

@@ -10,7 +10,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 use rustix::process::{Resource, Rlimit, setrlimit};
 
 use crate::sys;
-use crate::words::words;
+use crate::words::Refused;
 
 /// Where the agent puts roots of containers together.
 pub const RUN: &str = "/run";
@@ -21,14 +21,6 @@ pub const CGROUPS: &str = "/sys/fs/cgroup";
 /// What processes may have open, unless their specification says otherwise.
 const MAX_OPEN_FILES: u64 = 1 << 20;
 
-/// A step of the way that failed.
-#[derive(Debug, thiserror::Error)]
-#[error("boot: {step}: {}", words(*.errno))]
-pub struct BootError {
-    step: &'static str,
-    errno: Errno,
-}
-
 /// Nanoseconds since the kernel started.
 pub fn now_ns() -> u64 {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
@@ -38,24 +30,23 @@ pub fn now_ns() -> u64 {
 
 /// Makes `/dev`, and descriptors 0 to 2 something: a panic needs the one to be heard, everything
 /// else relies on the other.
-pub fn first() -> Result<(), BootError> {
-    let step = |step| move |errno| BootError { step, errno };
-    sys::block_signals().map_err(step("signals"))?;
+pub fn first() -> Result<(), Refused> {
+    sys::block_signals().map_err(Refused::at("signals"))?;
     fresh("devtmpfs", "/dev", MountFlags::NOSUID | MountFlags::NOEXEC, None)?;
     loop {
         let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty());
-        let null = null.map_err(step("/dev/null"))?;
+        let null = null.map_err(Refused::at("/dev/null"))?;
         if std::os::fd::AsRawFd::as_raw_fd(&null) > 2 {
             return Ok(());
         }
+        // It fills a hole below 3, and stays.
         std::mem::forget(null);
     }
 }
 
 /// Makes what containers need.
-pub fn furnish() -> Result<(), BootError> {
-    let step = |step| move |errno| BootError { step, errno };
-    leave_rootfs().map_err(step("root"))?;
+pub fn furnish() -> Result<(), Refused> {
+    leave_rootfs().map_err(Refused::at("root"))?;
     let plain = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
     fresh("proc", "/proc", plain, None)?;
     fresh("sysfs", "/sys", plain, None)?;
@@ -63,13 +54,13 @@ pub fn furnish() -> Result<(), BootError> {
     fresh("tmpfs", RUN, MountFlags::NOSUID | MountFlags::NODEV, Some(c"mode=755"))?;
 
     let socket = socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None);
-    socket.and_then(sys::raise_loopback).map_err(step("lo"))?;
+    socket.and_then(sys::raise_loopback).map_err(Refused::at("lo"))?;
     let files = Rlimit { current: Some(MAX_OPEN_FILES), maximum: Some(MAX_OPEN_FILES) };
-    setrlimit(Resource::Nofile, files).map_err(step("open files"))?;
+    setrlimit(Resource::Nofile, files).map_err(Refused::at("open files"))?;
     let processes = Rlimit { current: None, maximum: None };
-    setrlimit(Resource::Nproc, processes).map_err(step("processes"))?;
+    setrlimit(Resource::Nproc, processes).map_err(Refused::at("processes"))?;
     rustix::process::umask(Mode::from_raw_mode(0o022));
-    rustix::system::sethostname(b"microvm").map_err(step("hostname"))
+    rustix::system::sethostname(b"microvm").map_err(Refused::at("hostname"))
 }
 
 /// Puts a copy of the kernel's first root over itself. `pivot_root`, by which containers leave the
@@ -88,10 +79,10 @@ fn fresh(
     place: &str,
     flags: MountFlags,
     data: Option<&std::ffi::CStr>,
-) -> Result<(), BootError> {
+) -> Result<(), Refused> {
     make_directory(place)
         .and_then(|()| mount(kind, place, kind, flags, data))
-        .map_err(|errno| BootError { step: kind, errno })
+        .map_err(Refused::at(format!("mount {kind} on {place}")))
 }
 
 fn make_directory(path: &str) -> Result<(), Errno> {

@@ -27,4 +27,4 @@ mod words;
 pub use agent::{Agent, Doors, Stop};
 pub use birth::Guest;
 pub use session::{Session, SessionEnd};
-pub use sys::kill_everyone;
+pub use words::Refused;

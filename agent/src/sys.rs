@@ -164,7 +164,7 @@ pub(crate) fn kill(pid: Pid, signal: i32) -> Result<(), Errno> {
 }
 
 /// Kills every process but the caller, which must be PID 1 of a guest.
-pub fn kill_everyone() {
+pub(crate) fn kill_everyone() {
     // SAFETY: takes plain numbers.
     unsafe { libc::kill(-1, libc::SIGKILL) };
 }

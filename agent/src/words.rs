@@ -2,6 +2,23 @@
 
 use rustix::io::Errno;
 
+/// What the agent itself asked of the kernel in vain, for which there is nobody to answer to.
+#[derive(Debug, thiserror::Error)]
+#[error("{step}: {}", words(*.errno))]
+pub struct Refused {
+    /// What it was about, with the path or number it was about.
+    pub step: String,
+    /// The kernel's reason.
+    pub errno: Errno,
+}
+
+impl Refused {
+    /// Names the step that an errno comes from: `.map_err(Refused::at("epoll"))`.
+    pub(crate) fn at(step: impl Into<String>) -> impl FnOnce(Errno) -> Self {
+        move |errno| Self { step: step.into(), errno }
+    }
+}
+
 /// The errno in words, to stand behind a colon: `no such file or directory`.
 pub(crate) fn words(errno: Errno) -> String {
     let mut text = std::io::Error::from(errno).to_string();
