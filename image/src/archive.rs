@@ -268,3 +268,6 @@ fn beside(name: &[u8], target: &[u8]) -> Option<Vec<u8>> {
     }
     (!target.starts_with(b"/") && !parts.is_empty()).then(|| parts.join(&b'/'))
 }
+
+#[cfg(test)]
+mod tests;

@@ -36,11 +36,11 @@ impl Store {
         }
         let io = |(path, source)| LoadError::Io { path, source };
         let _lock = self.lock().map_err(io)?;
-        let mut names = Names::read(&self.names_file())?;
+        let known = Names::read(&self.names_file())?;
         let mut made = Vec::new();
         for manifest in &manifests {
             // An id stands for all that is in an image, so one that is there and whole is the same.
-            if self.image(manifest.id, &names).is_err() {
+            if self.image(manifest.id, &known).is_err() {
                 made.push((manifest.id, self.make_image(archive, &opened, manifest)?));
             }
         }
@@ -55,12 +55,15 @@ impl Store {
             // It has moved out of the guard's reach; there is nothing left to remove.
             let _ = directory.keep();
         }
+        let mut names = known.clone();
         for manifest in &mut manifests {
             for name in manifest.names.drain(..) {
                 names.give(name, manifest.id);
             }
         }
-        names.write(&self.names_file(), &self.tmp()).map_err(io)?;
+        if names != known {
+            names.write(&self.names_file(), &self.tmp()).map_err(io)?;
+        }
         let image = |manifest: &Manifest| Ok(self.image(manifest.id, &names)?);
         manifests.iter().map(image).collect()
     }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::{FindError, read_bounded, replace};
 use crate::{Digest, Reference};
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Names {
     ids: BTreeMap<Reference, Digest>,
 }

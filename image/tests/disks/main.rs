@@ -30,6 +30,11 @@ fn main() -> ExitCode {
     let trials = vec![
         trial("fsck_finds_nothing_wrong_with_a_disk_of_everything", &fsck, fsck_accepts),
         trial("the_kernel_shows_a_packed_directory_as_it_was", &mount, kernel_agrees),
+        trial(
+            "the_kernel_shows_a_loaded_layer_as_it_was",
+            &mount.clone().and(tar.clone()),
+            layer_agrees,
+        ),
         trial("sparse_archives_of_gnu_tar_arrive_with_their_holes", &tar, sparse_archives),
         trial("a_directory_packs_to_the_same_bytes_every_time", &Ok(()), same_bytes),
         trial("a_load_killed_at_any_byte_leaves_a_store_that_works", &Ok(()), killed_anywhere),
@@ -134,8 +139,27 @@ fn kernel_agrees() -> Outcome {
     let (root, disk) = (scratch.path().join("root"), scratch.path().join("disk"));
     garden(&root)?;
     pack(&root, &disk)?;
-    let mounted = Mounted::new(&disk, scratch.path().join("mounted"))?;
-    let (was, is) = (portrait(&root)?, portrait(&mounted.0)?);
+    same_portrait(&root, &disk)
+}
+
+/// The same by way of a tar archive that others wrote.
+fn layer_agrees() -> Outcome {
+    let scratch = tempfile::tempdir()?;
+    let (root, layer) = (scratch.path().join("root"), scratch.path().join("layer.tar"));
+    garden(&root)?;
+    let mut tar = Command::new("tar");
+    tar.args(["--create", "--format", "pax", "--xattrs", "--xattrs-include", "*", "--sparse"]);
+    check(tar.arg("--file").arg(&layer).arg("--directory").arg(&root).arg("."))?;
+    let whole = scratch.path().join("archive.tar");
+    fs::write(&whole, archive(&fs::read(&layer)?)?)?;
+    let store = Store::open(&scratch.path().join("store"))?;
+    same_portrait(&root, &store.load(&whole, None)?[0].disk)
+}
+
+fn same_portrait(root: &Path, disk: &Path) -> Outcome {
+    let scratch = tempfile::tempdir()?;
+    let mounted = Mounted::new(disk, scratch.path().join("mounted"))?;
+    let (was, is) = (portrait(root)?, portrait(&mounted.0)?);
     for path in was.keys().chain(is.keys()) {
         if was.get(path) != is.get(path) {
             let (was, is) = (was.get(path), is.get(path));
