@@ -16,8 +16,11 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::{Command, ExitCode};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use vmm::spec::{DiskSpec, Ending, HostPort, Inherited, Report, VmSpec, VsockSpec};
+
+/// Prints what the guest sends, to its end.
+type Printer = std::thread::JoinHandle<io::Result<u64>>;
 
 /// The hidden word that makes this program a VMM.
 const VMM: &str = "--vmm";
@@ -32,8 +35,8 @@ fn main() -> Result<ExitCode> {
     let [kernel, initramfs, options @ ..] = arguments.as_slice() else {
         bail!("usage: boot KERNEL INITRAMFS [OPTIONS], see the source");
     };
-    let mut open = Vec::new();
-    let spec = spec(kernel, initramfs, options, &mut open)?;
+    let (mut open, mut printers) = (Vec::new(), Vec::new());
+    let spec = spec(kernel, initramfs, options, &mut open, &mut printers)?;
     let (ours, theirs) = seqpacket_pair()?;
     let spec = VmSpec { control: Inherited(theirs.as_raw_fd()), ..spec };
     let mut command = Command::new(std::env::current_exe()?);
@@ -54,6 +57,9 @@ fn main() -> Result<ExitCode> {
         }
     }
     let status = child.wait()?;
+    for printer in printers {
+        printer.join().map_err(|_| anyhow!("a printer panicked"))??;
+    }
     eprintln!("VMM: {status}");
     match ending {
         None => bail!("the VMM said nothing about its end"),
@@ -85,6 +91,7 @@ fn spec(
     initramfs: &str,
     options: &[String],
     open: &mut Vec<OwnedFd>,
+    printers: &mut Vec<Printer>,
 ) -> Result<VmSpec> {
     let mut keep = |fd: OwnedFd| {
         let number = Inherited(fd.as_raw_fd());
@@ -130,7 +137,7 @@ fn spec(
                 let (mut near, far) = UnixStream::pair()?;
                 let socket = keep(far.into());
                 spec.vsock.host_ports.push(HostPort { port: value.parse()?, socket });
-                std::thread::spawn(move || io::copy(&mut near, &mut io::stdout()));
+                printers.push(std::thread::spawn(move || io::copy(&mut near, &mut io::stdout())));
             }
             _ => bail!("unknown option {option}"),
         }
