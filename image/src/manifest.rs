@@ -46,6 +46,9 @@ const MAX_INDEXES: usize = 4;
 /// The most images in one archive.
 const MAX_IMAGES: usize = 256;
 
+/// The most bytes of their configurations, which are held in memory.
+const MAX_CONFIGS_BYTES: u64 = 32 << 20;
+
 /// Annotations by which archives name images: whole names by containerd and docker; names or only
 /// tags by everyone else.
 const WHOLE_NAME: &str = "io.containerd.image.name";
@@ -53,23 +56,18 @@ const REF_NAME: &str = "org.opencontainers.image.ref.name";
 
 /// The images of `archive` that are for this machine, at least one.
 pub(crate) fn images(archive: &Archive) -> Result<Vec<Manifest>, ArchiveError> {
-    let listed = if let Some(json) = archive.read("index.json", MAX_JSON_BYTES)? {
-        oci_images(archive, &parse("index.json", &json)?)?
+    let mut images = Vec::new();
+    if let Some(json) = archive.read("index.json", MAX_JSON_BYTES)? {
+        oci_images(archive, &parse("index.json", &json)?, &mut images)?;
     } else if let Some(json) = archive.read("manifest.json", MAX_JSON_BYTES)? {
         let listed: Vec<DockerImage> = parse("manifest.json", &json)?;
         bounded("manifest.json", listed.len())?;
-        listed.iter().map(|image| docker_image(archive, image)).collect::<Result<_, _>>()?
+        for image in &listed {
+            take_in(&mut images, docker_image(archive, image)?)?;
+        }
     } else {
         let member = "index.json and no manifest.json".to_owned();
         return Err(ArchiveError::Missing { member });
-    };
-    let mut images: Vec<Manifest> = Vec::new();
-    for image in listed {
-        // An archive lists an image once for each of its names.
-        match images.iter_mut().find(|known| known.id == image.id) {
-            Some(known) => known.names.extend(image.names),
-            None => images.push(image),
-        }
     }
     match images.is_empty() {
         true => Err(ArchiveError::NoImage { architecture: architecture() }),
@@ -77,9 +75,30 @@ pub(crate) fn images(archive: &Archive) -> Result<Vec<Manifest>, ArchiveError> {
     }
 }
 
-fn oci_images(archive: &Archive, index: &ImageIndex) -> Result<Vec<Manifest>, ArchiveError> {
+/// Puts `image` with the others. An archive lists an image once for each of its names.
+fn take_in(images: &mut Vec<Manifest>, image: Manifest) -> Result<(), ArchiveError> {
+    let known = images.iter_mut().find(|known| known.id == image.id);
+    match known {
+        Some(known) => known.names.extend(image.names),
+        None => images.push(image),
+    }
+    let bytes = images.iter().map(|image| image.config_json.len() as u64).sum();
+    match bytes > MAX_CONFIGS_BYTES {
+        true => Err(ArchiveError::TooLong {
+            member: "all configurations together".to_owned(),
+            bytes,
+            most: MAX_CONFIGS_BYTES,
+        }),
+        false => Ok(()),
+    }
+}
+
+fn oci_images(
+    archive: &Archive,
+    index: &ImageIndex,
+    images: &mut Vec<Manifest>,
+) -> Result<(), ArchiveError> {
     bounded("index.json", index.manifests().len())?;
-    let mut images = Vec::new();
     for listed in index.manifests() {
         let mut descriptor = Some(listed.clone());
         for _ in 0..MAX_INDEXES {
@@ -93,10 +112,10 @@ fn oci_images(archive: &Archive, index: &ImageIndex) -> Result<Vec<Manifest>, Ar
         }
         if let Some(descriptor) = descriptor.filter(is_for_us) {
             let names = oci_names(listed)?;
-            images.push(oci_image(archive, &descriptor, names)?);
+            take_in(images, oci_image(archive, &descriptor, names)?)?;
         }
     }
-    Ok(images)
+    Ok(())
 }
 
 fn oci_image(

@@ -30,6 +30,9 @@ const AUFS: &[u8] = b".wh..wh.";
 /// As many symbolic links as Linux follows in one path.
 const MAX_LINKS: u32 = 40;
 
+/// The most names on the way to one entry, those in links counted: more than a path can hold.
+const MAX_STEPS: u32 = 4096;
+
 /// A tree that layers are put on.
 pub(crate) struct Merge {
     tree: Tree,
@@ -144,7 +147,12 @@ impl Merge {
     fn hide_lower(&mut self, top: NodeId) {
         let mut pending = vec![top];
         while let Some(node) = pending.pop() {
+            let layer = self.layer;
             let Some(directory) = self.tree.directory_mut(node) else { continue };
+            // Done already: what came since is of this layer. A layer may say so a million times.
+            if std::mem::replace(&mut directory.opaque, layer) == layer {
+                continue;
+            }
             let children = std::mem::take(&mut directory.children);
             let kept: Vec<_> =
                 children.into_iter().filter(|(_, child)| self.is_current(*child)).collect();
@@ -189,9 +197,13 @@ impl Merge {
     /// The directory that `path` leads to from the root, symbolic links followed.
     fn walk(&mut self, path: &[&[u8]], missing: Missing) -> Result<Option<NodeId>, Why> {
         let mut here = ROOT;
-        let mut links = 0;
+        let (mut links, mut steps) = (0, 0);
         let mut ahead: Vec<Vec<u8>> = path.iter().rev().map(|part| part.to_vec()).collect();
         while let Some(part) = ahead.pop() {
+            steps += 1;
+            if links > MAX_LINKS || steps > MAX_STEPS {
+                return Err(Why::TooFar);
+            }
             let Some(directory) = self.tree.directory(here) else { return Ok(None) };
             if part == b".." {
                 // Only links have these; the root is its own parent.
@@ -209,9 +221,6 @@ impl Merge {
                 Kind::Directory(_) => here = child.node,
                 Kind::Symlink(target) => {
                     links += 1;
-                    if links > MAX_LINKS {
-                        return Err(Why::TooManyLinks);
-                    }
                     if target.starts_with(b"/") {
                         here = ROOT;
                     }

@@ -67,6 +67,8 @@ pub(crate) struct Directory {
     pub(crate) children: BTreeMap<Box<[u8]>, Child>,
     /// The last layer that put something in here, however deep.
     pub(crate) touched: Layer,
+    /// The last layer that hid everything in here that was not its own.
+    pub(crate) opaque: Layer,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,7 +110,7 @@ impl Tree {
     }
 
     pub(crate) fn add_directory(&mut self, parent: NodeId, meta: Meta) -> NodeId {
-        let directory = Directory { parent, children: BTreeMap::new(), touched: 0 };
+        let directory = Directory { parent, children: BTreeMap::new(), touched: 0, opaque: 0 };
         self.add(Node { meta, kind: Kind::Directory(directory) })
     }
 

@@ -1,6 +1,6 @@
 //! What is wrong with an entry.
 
-use super::MAX_LINKS;
+use super::{MAX_LINKS, MAX_STEPS};
 use crate::erofs::MAX_XATTRS_BYTES;
 use crate::tree::{MAX_NAME_BYTES, MAX_PATH_BYTES};
 
@@ -32,8 +32,8 @@ pub enum Why {
     RootNotDirectory,
     #[error("is in {0}, which is no directory")]
     NotDirectory(String),
-    #[error("leads through more than {MAX_LINKS} symbolic links")]
-    TooManyLinks,
+    #[error("leads through more than {MAX_LINKS} symbolic links or {MAX_STEPS} names")]
+    TooFar,
     #[error("is a whiteout of nothing that can be")]
     Whiteout,
     #[error("is a hard link to {0}, which leaves the root")]
