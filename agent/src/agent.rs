@@ -16,10 +16,10 @@ use proto::stream::Attach;
 use rustix::io::Errno;
 use rustix::net::{SocketFlags, accept_with};
 
-use crate::birth::{Guest, Plan};
+use crate::birth::Guest;
 use crate::control::AgentEnd;
 use crate::kmsg::{self, Weight};
-use crate::processes::{Asker, Process};
+use crate::processes::{Asker, Planned, Process};
 use crate::reactor::{Reactor, Token};
 use crate::relay::Relay;
 use crate::session::{Session, SessionEnd};
@@ -57,7 +57,7 @@ pub struct Agent {
     host: Token,
     pub(crate) processes: BTreeMap<ProcessId, Process>,
     /// Calls for processes whose streams are not all there yet.
-    pub(crate) pending: BTreeMap<ProcessId, (Asker, Plan)>,
+    pub(crate) pending: BTreeMap<ProcessId, Planned>,
     pub(crate) lines: Lines,
     pub(crate) stop: Option<Stop>,
 }
@@ -210,7 +210,7 @@ impl Agent {
 
     fn end_session(&mut self, token: Token, end: SessionEnd) {
         self.watched.remove(&token);
-        self.pending.retain(|_, (asker, _)| asker.session != token);
+        self.abandon(|_, planned| planned.asker.session == token, "was given up by its session");
         if !matches!(end, SessionEnd::Closed | SessionEnd::Reset) {
             kmsg::say(Weight::Warning, &format!("session: {end}"));
         }

@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use proto::message::{Fault, FaultKind};
+use proto::message::Fault;
 use proto::spec::{Container, Process, Stdio};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -16,10 +16,11 @@ use crate::container::cgroup::Cgroups;
 use crate::container::within::Within;
 use crate::container::{self, Stage};
 use crate::control::{self, AgentEnd, ChildEnd};
+use crate::faults::refused;
 use crate::process::terminal::Terminal;
 use crate::process::{self, Program};
 use crate::sys::{self, Forked, NewNamespaces};
-use crate::words::{Refused, words};
+use crate::words::Refused;
 
 /// What of the guest new processes are made in.
 pub struct Guest {
@@ -222,12 +223,4 @@ fn adjust_oom_score(proc: BorrowedFd<'_>, score: i32) -> Result<(), Errno> {
     let flags = OFlags::WRONLY | OFlags::CLOEXEC;
     let file = rustix::fs::openat(proc, "self/oom_score_adj", flags, Mode::empty())?;
     rustix::io::write(file, score.to_string().as_bytes()).map(drop)
-}
-
-/// A fault of the guest's kernel, with the step it came from.
-pub(crate) fn refused(step: &str) -> impl Fn(Errno) -> Fault {
-    move |errno| {
-        let message = format!("{step}: {}", words(errno));
-        Fault { kind: FaultKind::System, message }
-    }
 }

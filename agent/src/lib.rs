@@ -12,6 +12,8 @@ mod birth;
 pub mod boot;
 mod container;
 mod control;
+mod ending;
+mod faults;
 pub mod kmsg;
 mod lifecycle;
 mod process;

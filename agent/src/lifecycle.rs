@@ -1,19 +1,18 @@
-//! From a call to a process, and from a process's end to an answer.
+//! From a call to a process that runs.
 
 use std::os::fd::OwnedFd;
 
-use proto::message::{ExitStatus, Fault, FaultKind, ProcessId, Reply, Request};
+use proto::message::{Fault, FaultKind, ProcessId, Reply, Request};
 use proto::spec::TerminalSize;
-use rustix::process::{WaitOptions, WaitStatus};
 
 use crate::agent::{Agent, Stop, Watched};
-use crate::birth::{Host, Plan, refused};
+use crate::birth::{Host, Plan};
 use crate::control::{AgentEnd, News};
+use crate::faults::{fault, named, no_such, refused, wrong_state};
 use crate::kmsg::{self, Weight};
 use crate::process::terminal;
-use crate::processes::{Alive, Asker, Life, Process, Stage};
+use crate::processes::{Alive, Asker, Planned, Process, Stage};
 use crate::reactor::Token;
-use crate::relay::{Relay, Turn};
 use crate::stdio;
 use crate::sys;
 use crate::words::words;
@@ -40,21 +39,25 @@ impl Agent {
             Request::Resize { process, size } => {
                 Some(self.resize(&process, size).map(|()| Reply::Done))
             }
-            Request::Wait { process } => match self.processes.get_mut(&process) {
-                None => Some(Err(no_such(&process))),
-                Some(known) => match known.outcome() {
-                    Some(status) => Some(Ok(Reply::Exited { status })),
-                    None => {
-                        known.waiting.push(asker);
-                        None
-                    }
-                },
-            },
+            Request::Wait { process } => self.wait(asker, &process),
             Request::PowerOff => {
                 self.stop = Some(Stop::PowerOff);
                 Some(Ok(Reply::Done))
             }
         }
+    }
+
+    fn wait(&mut self, asker: Asker, id: &ProcessId) -> Option<Result<Reply, Fault>> {
+        let waiting = match (self.pending.get_mut(id), self.processes.get_mut(id)) {
+            (Some(planned), _) => &mut planned.waiting,
+            (None, Some(known)) => match known.outcome() {
+                Some(status) => return Some(Ok(Reply::Exited { status })),
+                None => &mut known.waiting,
+            },
+            (None, None) => return Some(Err(no_such(id))),
+        };
+        waiting.push(asker);
+        None
     }
 
     /// Notes a process that is to be, and makes it if its streams are there.
@@ -78,26 +81,30 @@ impl Agent {
                 return Err(fault(FaultKind::InvalidSpec, message));
             }
         }
-        self.pending.insert(id.clone(), (asker, plan));
+        let planned = Planned { plan, asker, start: None, waiting: Vec::new() };
+        self.pending.insert(id.clone(), planned);
         self.try_bear(&id);
         Ok(())
     }
 
     /// Makes a process if it is asked for and all its streams are there.
     pub(crate) fn try_bear(&mut self, id: &ProcessId) {
-        let Some((_, plan)) = self.pending.get(id) else { return };
+        let Some(Planned { plan, .. }) = self.pending.get(id) else { return };
         let mut wanted = stdio::streams(plan.process().stdio).into_iter();
         if !wanted.all(|stream| self.lines.contains_key(&(id.clone(), stream))) {
             return;
         }
-        if let Some((asker, plan)) = self.pending.remove(id)
-            && let Err(fault) = self.bear(asker, id, &plan)
+        if let Some(mut planned) = self.pending.remove(id)
+            && let Err(fault) = self.bear(id, &mut planned)
         {
-            self.answer(asker, Err(fault));
+            for asker in planned.askers() {
+                self.answer(asker, Err(fault.clone()));
+            }
         }
     }
 
-    fn bear(&mut self, asker: Asker, id: &ProcessId, plan: &Plan) -> Result<(), Fault> {
+    fn bear(&mut self, id: &ProcessId, planned: &mut Planned) -> Result<(), Fault> {
+        let Planned { plan, asker, start, waiting } = planned;
         let stdio = plan.process().stdio;
         let laid = stdio::lay(id, stdio, &mut self.lines).map_err(refused("stdio"))?;
         let newborn = match plan {
@@ -113,8 +120,9 @@ impl Agent {
                 self.guest.bear_exec(&host, plan, &laid.ends)?
             }
         };
-        let stage = Stage::SettingUp { asker, terminal: laid.terminal };
-        let mut process = Process::new(newborn.pid, newborn.pidfd, stage);
+        let stage = Stage::SettingUp { asker: *asker, start: *start, terminal: laid.terminal };
+        let waiting = std::mem::take(waiting);
+        let mut process = Process::new(newborn.pid, newborn.pidfd, stage, waiting);
         for relay in laid.relays {
             let is_output = relay.is_output();
             let token = self.watch(Watched::Relay(id.clone(), relay)).map_err(refused("epoll"))?;
@@ -149,15 +157,19 @@ impl Agent {
     fn is_ready(&mut self, id: &ProcessId, control: &AgentEnd, master: Option<OwnedFd>) {
         let Some(alive) = self.alive_mut(id) else { return };
         let pid = alive.number();
-        let (asker, line) = match alive.take_stage() {
-            Stage::SettingUp { asker, terminal } => (asker, terminal),
+        let (asker, start, line) = match alive.take_stage() {
+            Stage::SettingUp { asker, start, terminal } => (asker, start, terminal),
             stage => return alive.stage = stage,
         };
-        if id.exec.is_some() {
-            alive.stage = Stage::Starting { asker };
-            control.go();
-        } else {
-            alive.stage = Stage::Created;
+        let goes_for = if id.exec.is_some() { Some(asker) } else { start };
+        match goes_for {
+            Some(asker) => {
+                alive.stage = Stage::Starting { asker };
+                control.go();
+            }
+            None => alive.stage = Stage::Created,
+        }
+        if id.exec.is_none() {
             self.answer(asker, Ok(Reply::Created { pid }));
         }
         if let (Some(master), Some(line)) = (master, line) {
@@ -173,9 +185,10 @@ impl Agent {
     fn has_failed(&mut self, id: &ProcessId, fault: Fault) {
         let Some(alive) = self.alive_mut(id) else { return };
         alive.stage = match alive.take_stage() {
-            Stage::SettingUp { asker, .. } | Stage::Starting { asker } => {
-                Stage::Failed { asker, fault }
+            Stage::SettingUp { asker, start, .. } => {
+                Stage::Failed { askers: [asker].into_iter().chain(start).collect(), fault }
             }
+            Stage::Starting { asker } => Stage::Failed { askers: vec![asker], fault },
             stage => stage,
         };
     }
@@ -190,11 +203,11 @@ impl Agent {
         };
         match alive.take_stage() {
             Stage::Starting { asker } => self.answer(asker, Ok(reply)),
-            Stage::SettingUp { asker, .. } => {
+            stage => {
+                alive.stage = stage;
                 let message = format!("{} ended while it was set up", named(id));
-                alive.stage = Stage::Failed { asker, fault: fault(FaultKind::System, message) };
+                self.has_failed(id, fault(FaultKind::System, message));
             }
-            stage => alive.stage = stage,
         }
     }
 
@@ -208,15 +221,26 @@ impl Agent {
 
     fn start(&mut self, asker: Asker, container: String) -> Result<(), Fault> {
         let id = ProcessId { container, exec: None };
+        let started = || wrong_state(&id, "was started already");
+        if let Some(planned) = self.pending.get_mut(&id) {
+            if planned.start.is_some() {
+                return Err(started());
+            }
+            planned.start = Some(asker);
+            return Ok(());
+        }
         let alive = self.known_alive_mut(&id)?;
-        let token = match (&alive.stage, alive.control) {
+        let token = match (&mut alive.stage, alive.control) {
+            (Stage::SettingUp { start: start @ None, .. }, _) => {
+                *start = Some(asker);
+                return Ok(());
+            }
             (Stage::Created, Some(token)) => token,
             (Stage::Created, None) => return Err(wrong_state(&id, "has ended")),
-            (Stage::SettingUp { .. }, _) => return Err(wrong_state(&id, "is being set up")),
-            (Stage::Starting { .. } | Stage::Running, _) => {
-                return Err(wrong_state(&id, "was started already"));
-            }
             (Stage::Failed { .. }, _) => return Err(wrong_state(&id, "could not be made")),
+            (Stage::SettingUp { .. } | Stage::Starting { .. } | Stage::Running, _) => {
+                return Err(started());
+            }
         };
         alive.stage = Stage::Starting { asker };
         if let Some(Watched::Control(_, control)) = self.watched.get(&token) {
@@ -249,106 +273,6 @@ impl Agent {
         }
     }
 
-    /// Reaps every process that has ended: the agent's own, and those that others left behind.
-    pub(crate) fn reap(&mut self, signals: OwnedFd) -> Option<Watched> {
-        // One record says as much as many: ask until nobody is left.
-        let mut record = [0; 128];
-        while rustix::io::read(&signals, &mut record).is_ok() {}
-        while let Ok(Some((pid, status))) = rustix::process::wait(WaitOptions::NOHANG) {
-            let known = self.processes.iter().find_map(|(id, process)| {
-                process.alive().is_some_and(|alive| alive.pid == pid).then(|| id.clone())
-            });
-            if let Some(id) = known {
-                self.has_ended(&id, exit_status(status));
-            }
-        }
-        Some(Watched::Children(signals))
-    }
-
-    fn has_ended(&mut self, id: &ProcessId, status: ExitStatus) {
-        // What it said last stands behind nothing else any more.
-        if let Some(control) = self.alive_mut(id).and_then(|alive| alive.control) {
-            self.serve(control);
-        }
-        let Some(process) = self.processes.get_mut(id) else { return };
-        let Life::Alive(alive) = std::mem::replace(&mut process.life, Life::Ended(status)) else {
-            return;
-        };
-        let relays = process.relays.clone();
-        if id.exec.is_none() {
-            self.container_has_ended(id);
-        }
-        if let Stage::Failed { asker, fault } = alive.stage {
-            for token in relays {
-                self.watched.remove(&token);
-            }
-            let failed = self.processes.remove(id);
-            for waiting in failed.into_iter().flat_map(|process| process.waiting) {
-                self.answer(waiting, Err(fault.clone()));
-            }
-            return self.answer(asker, Err(fault));
-        }
-        for token in relays {
-            if let Some(Watched::Relay(id, mut relay)) = self.watched.remove(&token) {
-                // The first takes every other with it, an exec may leave some behind.
-                let turn = relay.process_ended(id.exec.is_some());
-                if let Some(relay) = self.after_turn(token, id, relay, turn) {
-                    self.watched.insert(token, relay);
-                }
-            }
-        }
-        self.tell_who_waits(id);
-    }
-
-    /// Its other processes are gone, and its mounts with its namespaces. What is left is the cgroup,
-    /// and what was meant for it and never used.
-    fn container_has_ended(&mut self, first: &ProcessId) {
-        if let Err(error) = self.guest.cgroups.remove(&first.container) {
-            kmsg::say(Weight::Warning, &format!("cgroup of {}: {error}", first.container));
-        }
-        self.lines.retain(|(id, _), _| id.container != first.container);
-        let is_exec = |id: &ProcessId| id.container == first.container && id.exec.is_some();
-        let late: Vec<ProcessId> = self.pending.keys().filter(|id| is_exec(id)).cloned().collect();
-        for id in late {
-            if let Some((asker, _)) = self.pending.remove(&id) {
-                self.answer(asker, Err(wrong_state(first, "has ended")));
-            }
-        }
-    }
-
-    /// Keeps book after a relay's turn, and the relay if there is more for it to do.
-    pub(crate) fn after_turn(
-        &mut self,
-        token: Token,
-        id: ProcessId,
-        relay: Relay,
-        turn: Turn,
-    ) -> Option<Watched> {
-        if turn.again {
-            self.unfinished.push(token);
-        }
-        if let Some(process) = self.processes.get_mut(&id) {
-            if turn.drained {
-                process.undrained.retain(|undrained| *undrained != token);
-            }
-            if turn.over {
-                process.relays.retain(|relay| *relay != token);
-            }
-        }
-        if turn.drained {
-            self.tell_who_waits(&id);
-        }
-        (!turn.over).then_some(Watched::Relay(id, relay))
-    }
-
-    fn tell_who_waits(&mut self, id: &ProcessId) {
-        let Some(process) = self.processes.get_mut(id) else { return };
-        let Some(status) = process.outcome() else { return };
-        for asker in std::mem::take(&mut process.waiting) {
-            self.answer(asker, Ok(Reply::Exited { status }));
-        }
-    }
-
     /// The first process of the container `id` is in, if that can be joined.
     fn first_of(&self, id: &ProcessId) -> Result<&Alive, Fault> {
         let first = ProcessId { container: id.container.clone(), exec: None };
@@ -360,7 +284,7 @@ impl Agent {
         }
     }
 
-    fn alive_mut(&mut self, id: &ProcessId) -> Option<&mut Alive> {
+    pub(crate) fn alive_mut(&mut self, id: &ProcessId) -> Option<&mut Alive> {
         self.processes.get_mut(id)?.alive_mut()
     }
 
@@ -377,32 +301,4 @@ fn judge_name(container: &str) -> Result<(), Fault> {
     }
     let message = format!("container {container:?}: a name has 1 to 200 bytes and no '/'");
     Err(fault(FaultKind::InvalidSpec, message))
-}
-
-fn exit_status(status: WaitStatus) -> ExitStatus {
-    let byte = |number: i32| u8::try_from(number & 0xff).unwrap_or(u8::MAX);
-    match (status.exit_status(), status.terminating_signal()) {
-        (_, Some(signal)) => ExitStatus::Signal(byte(signal)),
-        (code, None) => ExitStatus::Code(byte(code.unwrap_or(0))),
-    }
-}
-
-fn fault(kind: FaultKind, message: String) -> Fault {
-    Fault { kind, message }
-}
-
-fn no_such(id: &ProcessId) -> Fault {
-    fault(FaultKind::NoSuchProcess, format!("{} does not exist", named(id)))
-}
-
-fn wrong_state(id: &ProcessId, state: &str) -> Fault {
-    fault(FaultKind::NoSuchProcess, format!("{} {state}", named(id)))
-}
-
-/// The process in words.
-fn named(id: &ProcessId) -> String {
-    match &id.exec {
-        None => format!("container {}", id.container),
-        Some(exec) => format!("exec {exec} in container {}", id.container),
-    }
 }

@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use proto::message::{ExitStatus, Fault};
 use rustix::process::Pid;
 
+use crate::birth::Plan;
 use crate::reactor::Token;
 use crate::stdio::Line;
 
@@ -15,6 +16,25 @@ pub(crate) struct Asker {
     pub(crate) session: Token,
     /// Its number there.
     pub(crate) call: u64,
+}
+
+/// A process that was asked for and whose streams are not all there yet. Nobody has to wait for one
+/// answer before the next call, so it may have been started and waited for already.
+pub(crate) struct Planned {
+    pub(crate) plan: Plan,
+    /// Who wants it made.
+    pub(crate) asker: Asker,
+    /// Who wants it started.
+    pub(crate) start: Option<Asker>,
+    /// Who waits for its end.
+    pub(crate) waiting: Vec<Asker>,
+}
+
+impl Planned {
+    /// Everyone to be told if it cannot be.
+    pub(crate) fn askers(self) -> impl Iterator<Item = Asker> {
+        [Some(self.asker), self.start].into_iter().flatten().chain(self.waiting)
+    }
 }
 
 /// A process and its streams.
@@ -48,27 +68,28 @@ pub(crate) struct Alive {
 
 /// How far a living process has come.
 pub(crate) enum Stage {
-    /// It makes its surroundings. `terminal` is the connection that will be joined to its terminal.
-    SettingUp { asker: Asker, terminal: Option<Line> },
+    /// It makes its surroundings. `terminal` is the connection that will be joined to its terminal,
+    /// `start` whoever wants it to go on at once.
+    SettingUp { asker: Asker, start: Option<Asker>, terminal: Option<Line> },
     /// It is held before `execve`.
     Created,
     /// It was told to go.
     Starting { asker: Asker },
     /// Its program runs.
     Running,
-    /// It said why it cannot be, and is about to end. The answer waits for that, because then
+    /// It said why it cannot be, and is about to end. The answers wait for that, because then
     /// nothing is left of it.
-    Failed { asker: Asker, fault: Fault },
+    Failed { askers: Vec<Asker>, fault: Fault },
 }
 
 impl Process {
-    pub(crate) fn new(pid: Pid, pidfd: OwnedFd, stage: Stage) -> Self {
+    pub(crate) fn new(pid: Pid, pidfd: OwnedFd, stage: Stage, waiting: Vec<Asker>) -> Self {
         Self {
             life: Life::Alive(Alive { pid, pidfd, control: None, stage }),
             relays: Vec::new(),
             undrained: Vec::new(),
             terminal: None,
-            waiting: Vec::new(),
+            waiting,
         }
     }
 

@@ -3,8 +3,9 @@
 mod guest;
 
 use guest::{NO_STREAMS, Running, container, containers_work_here, create, first, start, wait};
-use proto::message::{ExitStatus, FaultKind, Request};
+use proto::message::{ExitStatus, FaultKind, Reply, Request};
 use proto::spec::{Mount, Process, Rlimit, User, Who};
+use proto::stream::Stream;
 
 #[test]
 fn a_container_has_its_own_host_name_processes_and_root() {
@@ -31,6 +32,60 @@ fn an_exit_status_is_kept_for_whoever_asks_however_late() {
     assert_eq!(agent.session().wait(&first("c")), ExitStatus::Code(42));
     let (status, ..) = agent.script("killed", "kill -9 $$; sleep 60 & exec kill -9 -1");
     assert_eq!(status, ExitStatus::Code(0), "pid 1 is spared its own signals");
+}
+
+#[test]
+fn nobody_has_to_wait_for_one_answer_before_the_next_call() {
+    if !containers_work_here("calls in a row") {
+        return;
+    }
+    let mut agent = Running::start();
+    let root = agent.root("c");
+    let ask = |agent: &mut Running, program: &str| {
+        let spec = container(&root, &["sh", "-c", program]);
+        let calls = [create("c", spec), start("c"), wait(&first("c"))];
+        let calls = calls.map(|request| agent.host.ask(request));
+        assert!(!agent.host.has_answered(calls[0]));
+        let twice = agent.host.call(start("c")).unwrap_err();
+        assert_eq!(twice.message, "container c was started already");
+        drop([Stream::Stdout, Stream::Stderr].map(|stream| agent.attach(&first("c"), stream)));
+        calls.map(|call| agent.host.answer(call))
+    };
+    let [created, started, exited] = ask(&mut agent, "exit 6");
+    assert!(matches!(created, Ok(Reply::Created { .. })));
+    assert_eq!(started, Ok(Reply::Done));
+    assert_eq!(exited, Ok(Reply::Exited { status: ExitStatus::Code(6) }));
+
+    std::fs::remove_file(root.join("bin/sh")).unwrap();
+    let [created, started, exited] = ask(&mut agent, "exit 6");
+    assert!(matches!(created, Ok(Reply::Created { .. })));
+    assert_eq!(started.clone().unwrap_err().kind, FaultKind::ProgramNotFound);
+    assert_eq!(exited, started);
+}
+
+#[test]
+fn what_is_asked_of_a_container_that_cannot_be_is_answered_with_the_reason() {
+    if !containers_work_here("calls in a row, in vain") {
+        return;
+    }
+    let mut agent = Running::start();
+    let mut spec = container(&agent.root("c"), &["true"]);
+    spec.process.args.clear();
+    spec.process.stdio = NO_STREAMS;
+    let calls = [create("c", spec), start("c"), wait(&first("c"))];
+    for call in calls.map(|request| agent.host.ask(request)) {
+        assert_eq!(agent.host.answer(call).unwrap_err().message, "process.args is empty");
+    }
+
+    let mut given_up = agent.session();
+    let spec = container(&agent.root("d"), &["true"]);
+    let creates = given_up.ask(create("d", spec));
+    assert!(!given_up.has_answered(creates));
+    let waits = agent.host.ask(wait(&first("d")));
+    assert!(!agent.host.has_answered(waits));
+    drop(given_up);
+    let fault = agent.host.answer(waits).unwrap_err();
+    assert_eq!(fault.message, "container d was given up by its session");
 }
 
 #[test]

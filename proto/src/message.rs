@@ -2,7 +2,8 @@
 //!
 //! Both sides send [`Hello`] as their first frame, without waiting for the other's. Then the host
 //! sends [`Call`]s and the guest an [`Answer`] to each, in any order: [`Request::Wait`] answers when
-//! the process has ended, whatever else was asked meanwhile.
+//! the process has ended, whatever else was asked meanwhile. No call has to wait for the answer to the
+//! one before it: to create, start and wait for a container can be said in one breath.
 
 use serde::{Deserialize, Serialize};
 
