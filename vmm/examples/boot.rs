@@ -12,11 +12,12 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, anyhow, bail};
+use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, socketpair};
 use vmm::spec::{DiskSpec, Ending, HostPort, Inherited, Report, VmSpec, VsockSpec};
 
 /// Prints what the guest sends, to its end.
@@ -37,7 +38,8 @@ fn main() -> Result<ExitCode> {
     };
     let (mut open, mut printers) = (Vec::new(), Vec::new());
     let spec = spec(kernel, initramfs, options, &mut open, &mut printers)?;
-    let (ours, theirs) = seqpacket_pair()?;
+    let (ours, theirs) =
+        socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
     let spec = VmSpec { control: Inherited(theirs.as_raw_fd()), ..spec };
     let mut command = Command::new(std::env::current_exe()?);
     command.arg(VMM);
@@ -158,28 +160,10 @@ fn unnamed_listener() -> Result<UnixListener> {
     Ok(UnixListener::bind_addr(&address)?)
 }
 
-fn seqpacket_pair() -> io::Result<(OwnedFd, OwnedFd)> {
-    let mut fds: [RawFd; 2] = [0; 2];
-    let kind = libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC;
-    // SAFETY: `fds` is writable for two numbers.
-    if unsafe { libc::socketpair(libc::AF_UNIX, kind, 0, fds.as_mut_ptr()) } < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: made just now, and nobody else's.
-    let ours = unsafe { OwnedFd::from_raw_fd(fds[0]) };
-    // SAFETY: made just now, and nobody else's.
-    let theirs = unsafe { OwnedFd::from_raw_fd(fds[1]) };
-    Ok((ours, theirs))
-}
-
 fn receive(control: &OwnedFd) -> Result<Option<Report>> {
     let mut packet = vec![0u8; 64 << 10];
-    // SAFETY: `packet` is writable for its length.
-    let got =
-        unsafe { libc::recv(control.as_raw_fd(), packet.as_mut_ptr().cast(), packet.len(), 0) };
-    match usize::try_from(got) {
-        Err(_) => Err(io::Error::last_os_error().into()),
-        Ok(0) => Ok(None),
-        Ok(bytes) => Ok(Some(serde_json::from_slice(&packet[..bytes])?)),
+    match recv(control.as_raw_fd(), &mut packet, MsgFlags::empty())? {
+        0 => Ok(None),
+        bytes => Ok(Some(serde_json::from_slice(&packet[..bytes])?)),
     }
 }

@@ -1,7 +1,7 @@
 //! Kernel and initramfs into memory.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Seek};
 use std::os::unix::fs::FileExt;
 
 use linux_loader::loader::{Elf, KernelLoader};
@@ -87,8 +87,10 @@ fn load_initramfs(
     kernel_end: u64,
     initramfs: &mut File,
 ) -> Result<Range, BootError> {
-    let bytes =
-        initramfs.metadata().map_err(|source| BootError::Read { what: "initramfs", source })?.len();
+    let unread = |source| BootError::Read { what: "initramfs", source };
+    let bytes = initramfs.metadata().map_err(unread)?.len();
+    // Whoever wrote it may have left it at its end.
+    initramfs.rewind().map_err(unread)?;
     let low_end = ram.first().map_or(0, |low| low.bytes);
     let room = low_end.saturating_sub(kernel_end);
     let start = match low_end.checked_sub(bytes.next_multiple_of(PAGE)) {

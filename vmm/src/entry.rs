@@ -94,8 +94,8 @@ fn run(spec: &VmSpec, mut inheritance: Inheritance, control: &Control) -> Result
             .map_err(RunError::Thread)?;
     }
     jail::confine_event_loop()?;
-    control.mark("vcpus running");
     surroundings.start_line.wait();
+    control.mark("vcpus running");
 
     let cause = loop {
         match ends.cause() {

@@ -22,9 +22,10 @@ pub struct VmSpec {
     pub ram_bytes: u64,
     /// `/dev/kvm`, opened for reading and writing.
     pub kvm: Inherited,
-    /// An uncompressed 64-bit ELF kernel, opened for reading.
+    /// An uncompressed 64-bit ELF kernel, opened for reading, and for this VM alone: its place in the
+    /// file is moved.
     pub kernel: Inherited,
-    /// A cpio archive, opened for reading.
+    /// A cpio archive, opened for reading, and for this VM alone.
     pub initramfs: Inherited,
     /// Added to the kernel command line behind what the machine itself needs.
     pub command_line: String,

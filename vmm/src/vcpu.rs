@@ -34,7 +34,7 @@ pub fn spawn<E: std::fmt::Display + Send + 'static>(
     surroundings: Surroundings,
     jail: impl FnOnce() -> Result<(), E> + Send + 'static,
 ) -> io::Result<thread::JoinHandle<()>> {
-    thread::Builder::new().name(format!("vcpu {index}")).stack_size(STACK_BYTES).spawn(move || {
+    thread::Builder::new().name(format!("vcpu{index}")).stack_size(STACK_BYTES).spawn(move || {
         let jailed = jail();
         surroundings.start_line.wait();
         let cause = match jailed {

@@ -37,10 +37,10 @@ pub enum BootTablesError {
 /// * `reboot=k panic=-1`: the end, wanted or not, is a reset by the keyboard controller, at once.
 /// * `earlyprintk=…,keep`: without a serial driver in the kernel this is the only way for a panic to
 ///   be heard; `quiet` keeps everything else off it, since each character costs two exits.
-/// * `tsc=reliable`: no watchdog over a clock that KVM vouches for.
-/// * `pci=off`: there is none, and looking for it takes exits. (A kernel without PCI ignores it.)
+/// * `tsc=reliable`: KVM vouches for the clock. No watchdog over it, and no test, while a processor is
+///   brought up, of whether its clock and the first one's agree.
 pub const COMMAND_LINE_OF_MACHINE: &str =
-    "reboot=k panic=-1 earlyprintk=serial,0x3f8,115200,keep quiet tsc=reliable pci=off";
+    "reboot=k panic=-1 earlyprintk=serial,0x3f8,115200,keep quiet tsc=reliable";
 
 /// The command line's words for a device at `base` with interrupt `gsi`.
 pub fn command_line_of_device(base: u64, gsi: u32) -> String {
