@@ -2,8 +2,8 @@
 //!
 //! Its time goes on by a nanosecond for an instruction and stands still for all else, so two runs of
 //! the same command print the same figures. Nothing in it waits for this machine: what the command
-//! needs is copied to a disk beforehand, and its output leaves through serial ports, which QEMU
-//! serves at once.
+//! needs is copied to a disk beforehand, disks are memory, and output leaves through serial ports,
+//! which QEMU serves at once.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
@@ -23,10 +23,14 @@ use super::machine::{self, Clock};
 use super::{image, ssh};
 use crate::{cache, packages, paths, step};
 
-const RAM: &str = "3G";
+/// RAM, and room for the two disks beside it.
+const MEMORY: &str = "3G,slots=2,maxmem=64G";
 
 /// Sparse, so that its size costs nothing.
 const DISK_BYTES: u64 = 4 << 30;
+
+/// The command as a file of the scratch directory.
+const SCRIPT: &str = "main.sh";
 
 /// Runs `words` in a fresh machine and prints what they print: on `stdout`, and on this process's
 /// standard error. In there the content of `directory` is at the same path as here, read-only and
@@ -43,13 +47,13 @@ pub(crate) fn run<W: AsRef<OsStr>>(
     let name = |kind: &str| scratch.join(kind);
     // One at a time: what a killed one left behind is then in the way of nobody.
     let _lock = cache::lock(&name("lock"), "deterministic host")?;
-    make_disk(directory, &name("files.ext4"))?;
-    write_script(directory, words, &name("main.sh"))?;
+    let disk = name("files.ext4");
+    write_script(directory, words, &name(SCRIPT))?;
+    make_disk(directory, &scratch, &disk)?;
 
     let mut qemu = machine::machine(&image, Clock::Instructions, "serve=main")?;
-    qemu.args(["-machine", "q35", "-m", RAM]);
-    machine::disk(&mut qemu, "files", &name("files.ext4"));
-    machine::disk(&mut qemu, "main", &name("main.sh"));
+    qemu.args(["-machine", "q35,nvdimm=on", "-m", MEMORY]);
+    machine::memory_disk(&mut qemu, "files", &disk)?;
     qemu.arg("-serial").arg(format!("file:{}", name("console.log").display()));
     let out = Port::add(&mut qemu, "out")?;
     let err = Port::add(&mut qemu, "err")?;
@@ -100,29 +104,30 @@ impl Port {
     }
 }
 
-/// A file system with the content of `directory`.
-fn make_disk(directory: &Path, disk: &Path) -> Result<()> {
+/// A file system with the content of `directory`, and the script that is in `scratch` as `.main`.
+fn make_disk(directory: &Path, scratch: &Path, disk: &Path) -> Result<()> {
     File::create(disk)
         .and_then(|file| file.set_len(DISK_BYTES))
         .with_context(|| disk.display().to_string())?;
     step::quiet(
         "deterministic host: copying files",
         Command::new("mke2fs")
-            .args(["-q", "-t", "ext4", "-O", "^has_journal", "-d"])
+            .args(["-q", "-t", "ext4", "-O", "^has_journal", "-L", "files", "-d"])
             .args([directory, disk]),
-    )
+    )?;
+    let mut add = Command::new("debugfs");
+    add.current_dir(scratch).args(["-w", "-R", &format!("write {SCRIPT} .main")]).arg(disk);
+    step::read("adding the command to the deterministic host's disk", &mut add)?;
+    Ok(())
 }
 
-/// A disk that is a script: a shell reads it as it would a file.
-fn write_script<W: AsRef<OsStr>>(directory: &Path, words: &[W], disk: &Path) -> Result<()> {
+fn write_script<W: AsRef<OsStr>>(directory: &Path, words: &[W], script: &Path) -> Result<()> {
     let mount_point = ssh::quoted(directory.as_os_str());
-    let mut script = OsString::from("mkdir -p ");
-    script.push(&mount_point);
-    script.push(" && mount -o ro /dev/vda ");
-    script.push(&mount_point);
-    script.push(" && ");
-    script.push(ssh::script(paths::checkout(), directory, words));
-    let mut bytes = script.as_bytes().to_vec();
-    bytes.resize(bytes.len().next_multiple_of(512), b'\n');
-    fs::write(disk, bytes).with_context(|| disk.display().to_string())
+    let mut text = OsString::from("mkdir -p ");
+    text.push(&mount_point);
+    text.push(" && mount --bind /mnt ");
+    text.push(&mount_point);
+    text.push(" && ");
+    text.push(ssh::script(paths::checkout(), directory, words));
+    fs::write(script, text.as_bytes()).with_context(|| script.display().to_string())
 }

@@ -52,6 +52,15 @@ const FILES: &[(&str, &str, u32)] = &[
     ("etc/hosts", "127.0.0.1 localhost emulated\n::1 localhost\n", 0o644),
 ];
 
+/// Process 1 of the initial RAM disk, and the modules that it loads.
+const INIT: &str = include_str!("../../host/init");
+const INIT_MODULES: &[&str] = &[
+    "drivers/acpi/nfit/nfit.ko",
+    "drivers/nvdimm/libnvdimm.ko",
+    "drivers/nvdimm/nd_btt.ko",
+    "drivers/nvdimm/nd_pmem.ko",
+];
+
 /// Sparse; what a test writes has to fit beside a gigabyte of packages.
 const DISK_BYTES: u64 = 16 << 30;
 
@@ -59,8 +68,10 @@ const DISK_BYTES: u64 = 16 << 30;
 pub(crate) struct Image {
     /// An ext4 file system.
     pub(crate) disk: PathBuf,
-    /// A kernel with all it needs to mount the disk built in.
+    /// A kernel that can mount the disk as `/dev/nvme0n1` with what is built in.
     pub(crate) kernel: PathBuf,
+    /// An initial RAM disk that mounts it when it is memory.
+    pub(crate) initrd: PathBuf,
     /// The public half of the key that its sshd proves itself with, a line of `known_hosts`
     /// without the name.
     pub(crate) host_key: String,
@@ -73,17 +84,19 @@ pub(crate) fn image() -> Result<Image> {
     for (path, content, _) in FILES {
         key = key.part(path, content);
     }
+    key = key.part("init", INIT).part("modules", INIT_MODULES.join(" "));
     let entry = cache::entry("host-image", &key, build)?;
     let host_key = entry.join("host_key.pub");
     Ok(Image {
         disk: entry.join("disk.ext4"),
         kernel: entry.join("vmlinuz"),
+        initrd: entry.join("initrd.cpio"),
         host_key: fs::read_to_string(&host_key).with_context(|| host_key.display().to_string())?,
     })
 }
 
 fn build(entry: &Path) -> Result<()> {
-    packages::install(&["mmdebstrap", "e2fsprogs", "xz-utils"])?;
+    packages::install(&["mmdebstrap", "e2fsprogs", "xz-utils", "cpio"])?;
     let root = entry.join("root");
     bootstrap(&root)?;
     for (path, content, mode) in FILES {
@@ -96,7 +109,8 @@ fn build(entry: &Path) -> Result<()> {
         "emulated host: giving root a shell",
         Command::new("chroot").arg(&root).args(["usermod", "--shell", "/bin/sh", "root"]),
     )?;
-    unpack_modules(&root)?;
+    let modules = unpack_modules(&root)?;
+    pack_initrd(&root, &modules, entry)?;
     copy(&root.join("vmlinuz"), &entry.join("vmlinuz"))?;
     copy(&root.join("etc/ssh/ssh_host_ed25519_key.pub"), &entry.join("host_key.pub"))?;
 
@@ -108,7 +122,7 @@ fn build(entry: &Path) -> Result<()> {
     step::quiet(
         "emulated host: making its disk",
         Command::new("mke2fs")
-            .args(["-q", "-t", "ext4", "-O", "^has_journal", "-d"])
+            .args(["-q", "-t", "ext4", "-O", "^has_journal", "-L", "root", "-d"])
             .args([&root, &disk]),
     )?;
     fs::remove_dir_all(&root).with_context(|| root.display().to_string())
@@ -131,8 +145,9 @@ fn bootstrap(root: &Path) -> Result<()> {
     )
 }
 
-/// An emulated CPU takes seconds to unpack the modules of KVM at each boot.
-fn unpack_modules(root: &Path) -> Result<()> {
+/// An emulated CPU takes seconds to unpack the modules of KVM at each boot. The answer is the
+/// directory of the kernel's modules.
+fn unpack_modules(root: &Path) -> Result<PathBuf> {
     let modules = root.join("usr/lib/modules");
     step::quiet(
         "emulated host: unpacking kernel modules",
@@ -146,15 +161,34 @@ fn unpack_modules(root: &Path) -> Result<()> {
             "+",
         ]),
     )?;
-    let releases = fs::read_dir(&modules).with_context(|| modules.display().to_string())?;
-    for release in releases {
-        let release = release.with_context(|| modules.display().to_string())?.file_name();
-        step::quiet(
-            "emulated host: listing kernel modules",
-            Command::new("chroot").arg(root).arg("depmod").arg(release),
-        )?;
+    let mut releases = fs::read_dir(&modules).with_context(|| modules.display().to_string())?;
+    let release = releases.next().with_context(|| format!("{}: empty", modules.display()))??;
+    step::quiet(
+        "emulated host: listing kernel modules",
+        Command::new("chroot").arg(root).arg("depmod").arg(release.file_name()),
+    )?;
+    Ok(release.path())
+}
+
+fn pack_initrd(root: &Path, modules: &Path, entry: &Path) -> Result<()> {
+    let tree = entry.join("initrd");
+    for directory in ["bin", "dev", "proc", "root", "sys"] {
+        let directory = tree.join(directory);
+        fs::create_dir_all(&directory).with_context(|| directory.display().to_string())?;
     }
-    Ok(())
+    write(&tree.join("init"), INIT, 0o755)?;
+    copy(&root.join("usr/bin/busybox"), &tree.join("bin/busybox"))?;
+    for module in INIT_MODULES {
+        let name = module.rsplit('/').next().unwrap_or(module);
+        copy(&modules.join("kernel").join(module), &tree.join(name))?;
+    }
+    step::quiet(
+        "emulated host: packing its initial RAM disk",
+        Command::new("sh")
+            .args(["-c", "find . | cpio --quiet --create --format=newc > ../initrd.cpio"])
+            .current_dir(&tree),
+    )?;
+    fs::remove_dir_all(&tree).with_context(|| tree.display().to_string())
 }
 
 fn write(path: &Path, content: &str, mode: u32) -> Result<()> {

@@ -1,9 +1,10 @@
 //! QEMU's command line: a PC whose emulated CPU has AMD's virtualisation.
 
+use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use super::image::Image;
 use crate::packages;
@@ -22,18 +23,22 @@ pub(super) enum Clock {
     Instructions,
 }
 
-/// A machine that is not started: the image with what is written to it going to a file that has no
-/// name, and `words` on the kernel's command line. Type, memory and serial ports are the caller's
-/// to add.
+/// A machine that is not started: a copy of the image, and `words` on the kernel's command line.
+/// Type, memory and serial ports are the caller's to add.
 pub(super) fn machine(image: &Image, clock: Clock, words: &str) -> Result<Command> {
     packages::install(PACKAGES)?;
     let mut qemu;
-    let repeatable = match clock {
+    let root = match clock {
         Clock::Real => {
             // A session of its own: it outlives us, and Ctrl-C at our terminal is not for it.
             qemu = Command::new("setsid");
             qemu.args([QEMU, "-accel", "tcg,thread=multi,tb-size=512", "-smp", "2"]);
-            ""
+            // What is written goes to a file that has no name and ends with the machine.
+            qemu.args(["-device", "nvme,drive=root,serial=root", "-drive"]).arg(format!(
+                "if=none,id=root,format=raw,snapshot=on,cache=unsafe,discard=unmap,file={}",
+                escaped(&image.disk)
+            ));
+            "root=/dev/nvme0n1"
         }
         Clock::Instructions => {
             // It never outlives us.
@@ -41,33 +46,28 @@ pub(super) fn machine(image: &Image, clock: Clock, words: &str) -> Result<Comman
             qemu.args(["--pdeathsig", "KILL", QEMU]);
             qemu.args(["-accel", "tcg,thread=single,tb-size=512", "-smp", "1"]);
             qemu.args(["-icount", "shift=0,sleep=off", "-seed", "1"]);
-            qemu.args(["-rtc", "base=2026-01-01,clock=vm"]);
+            qemu.args(["-rtc", "base=2026-01-01,clock=vm"]).arg("-initrd").arg(&image.initrd);
+            memory_disk(&mut qemu, "root", &image.disk)?;
             "nokaslr norandmaps"
         }
     };
     qemu.args(["-nodefaults", "-display", "none", "-no-reboot", "-cpu", "max,+svm,+npt"]);
-    qemu.arg("-kernel").arg(&image.kernel).arg("-append").arg(format!(
-        "root=/dev/nvme0n1 rw console=ttyS0 quiet panic=-1 mitigations=off audit=0 {repeatable} {words}"
-    ));
-    // The one kind of disk that Debian's kernel needs no module for. Of two, either could be the
-    // first.
-    drive(&mut qemu, "root", &image.disk);
-    qemu.args(["-device", "nvme,drive=root,serial=root"]);
+    qemu.arg("-kernel").arg(&image.kernel).arg("-append");
+    let usual = "rw console=ttyS0 quiet panic=-1 mitigations=off audit=0";
+    qemu.arg(format!("{root} {usual} {words}"));
     Ok(qemu)
 }
 
-/// Adds a disk whose content stays as it is: `/dev/vda` and so on in the machine, in the order of
-/// the calls.
-pub(super) fn disk(qemu: &mut Command, name: &str, file: &Path) {
-    drive(qemu, name, file);
-    qemu.args(["-device", &format!("virtio-blk-pci,drive={name}")]);
-}
-
-fn drive(qemu: &mut Command, name: &str, file: &Path) {
-    let file = escaped(file);
-    qemu.arg("-drive").arg(format!(
-        "if=none,id={name},format=raw,snapshot=on,cache=unsafe,discard=unmap,file={file}"
+/// Adds a disk that is memory. What is written to it does not reach the file. Which of several
+/// comes first is not known: they are told apart by the labels of their file systems.
+pub(super) fn memory_disk(qemu: &mut Command, name: &str, file: &Path) -> Result<()> {
+    let bytes = fs::metadata(file).with_context(|| file.display().to_string())?.len();
+    let path = escaped(file);
+    qemu.arg("-object").arg(format!(
+        "memory-backend-file,id={name},share=off,reserve=off,size={bytes},mem-path={path}"
     ));
+    qemu.args(["-device", &format!("nvdimm,memdev={name},id={name}-disk")]);
+    Ok(())
 }
 
 /// A path as QEMU's option lists take it: a comma is doubled.
