@@ -34,6 +34,9 @@ const GREETING: Duration = Duration::from_secs(180);
 /// How long a VM may take to say why its agent hung up.
 const LAST_WORD: Duration = Duration::from_secs(5);
 
+/// The number no call has.
+const NO_CALL: u64 = 0;
+
 /// What is wished for.
 #[derive(Clone, Debug)]
 pub(crate) enum Wish {
@@ -137,6 +140,7 @@ impl Attendance<'_> {
             held_signals: Vec::new(),
             session_open: true,
             vm_open: self.vm.is_some(),
+            complaint: None,
             deadline: Some(Instant::now() + GREETING),
             attendance: self,
         };
@@ -154,6 +158,8 @@ struct Course<'a, C, S> {
     held_signals: Vec<i32>,
     session_open: bool,
     vm_open: bool,
+    /// What went wrong, unless the VM knows better before the deadline.
+    complaint: Option<AttendError>,
     deadline: Option<Instant>,
 }
 
@@ -164,15 +170,19 @@ where
 {
     fn run(mut self, wish: Wish) -> Result<ExitStatus, AttendError> {
         // Said before the guest is there to hear it: no time passes between ready and create.
-        let first = self.attendance.session.call(match wish {
-            Wish::Container(spec) => {
-                Request::Create { container: self.attendance.process.container.clone(), spec }
-            }
-            Wish::Exec(spec) => Request::Exec { process: self.attendance.process.clone(), spec },
+        let process = self.attendance.process.clone();
+        let first = self.call(match wish {
+            Wish::Container(spec) => Request::Create { container: process.container, spec },
+            Wish::Exec(spec) => Request::Exec { process, spec },
         })?;
         let mut phase = Phase::Greeting { first };
         loop {
-            for source in self.wait(&phase)? {
+            let came = self.wait()?;
+            if came.is_empty() {
+                // The deadline.
+                return Err(self.complaint.unwrap_or(AttendError::NotReady { after: GREETING }));
+            }
+            for source in came {
                 phase = match source {
                     Source::Reports => self.note_reports(phase),
                     Source::Session => self.hear(phase)?,
@@ -188,8 +198,8 @@ where
         }
     }
 
-    /// Waits until something comes, and says what; an error if nothing does in the time it has.
-    fn wait(&self, phase: &Phase) -> Result<Vec<Source>, AttendError> {
+    /// Waits until something comes, and says what; nothing if nothing does in the time it has.
+    fn wait(&self) -> Result<Vec<Source>, AttendError> {
         let vm = self.attendance.vm.as_deref().filter(|_| self.vm_open);
         let sources: [(Source, Option<BorrowedFd<'_>>); 5] = [
             (Source::Reports, vm.map(Vm::reports)),
@@ -206,12 +216,6 @@ where
             let left = self.deadline.map(|deadline| deadline.duration_since(Instant::now()));
             let left = left.and_then(|left| Timespec::try_from(left).ok());
             match poll(&mut fds, left.as_ref()) {
-                Ok(0) => {
-                    return Err(match phase {
-                        Phase::Greeting { .. } => AttendError::NotReady { after: GREETING },
-                        _ => SessionError::HungUp.into(),
-                    });
-                }
                 Ok(_) => break,
                 Err(rustix::io::Errno::INTR) => {}
                 Err(error) => return Err(AttendError::Watch(error.into())),
@@ -231,15 +235,14 @@ where
     fn hear(&mut self, mut phase: Phase) -> Result<Phase, AttendError> {
         match self.attendance.session.read() {
             Ok(()) => {}
-            Err(SessionError::HungUp)
-                if matches!(phase, Phase::Draining { .. }) || self.vm_open =>
-            {
-                // Its VM will say why, if it did not do all that was asked of it.
+            Err(SessionError::HungUp) if matches!(phase, Phase::Draining { .. }) => {
                 self.session_open = false;
-                self.deadline.get_or_insert(Instant::now() + LAST_WORD);
                 return Ok(phase);
             }
-            Err(error) => return Err(error.into()),
+            Err(error) => {
+                self.complain(error.into())?;
+                return Ok(phase);
+            }
         }
         while let Some(heard) = self.attendance.session.take()? {
             phase = match heard {
@@ -256,11 +259,33 @@ where
         Ok(phase)
     }
 
+    fn call(&mut self, request: Request) -> Result<u64, AttendError> {
+        match self.attendance.session.call(request) {
+            Ok(id) => Ok(id),
+            Err(error) => self.complain(error.into()).map(|()| NO_CALL),
+        }
+    }
+
+    /// An end of the conversation. As long as there is a VM, that is asked first: if it ended too, its
+    /// reason is the better one.
+    fn complain(&mut self, error: AttendError) -> Result<(), AttendError> {
+        if !self.vm_open {
+            return Err(error);
+        }
+        self.session_open = false;
+        self.complaint.get_or_insert(error);
+        self.deadline = Some(Instant::now() + LAST_WORD);
+        Ok(())
+    }
+
     fn connect_streams(&mut self, phase: Phase) -> Result<Phase, AttendError> {
         let (Phase::Greeting { first }, Some(connect)) = (&phase, self.connect.take()) else {
             return Ok(phase);
         };
-        let streams = connect(streams_of(self.stdio))?;
+        let streams = match connect(streams_of(self.stdio)) {
+            Ok(streams) => streams,
+            Err(error) => return self.complain(error.into()).map(|()| phase),
+        };
         let relays = Relays::start(streams, &self.attendance.front).map_err(AttendError::Relay)?;
         self.attendance.timeline.mark("streams connected");
         self.relays = Some(relays);
@@ -282,17 +307,15 @@ where
             return Ok(phase);
         }
         let process = self.attendance.process.clone();
-        let session = &mut self.attendance.session;
         match (phase, result.map_err(SessionError::Refused)?) {
             (Phase::Creating { .. }, Reply::Created { .. }) => {
                 self.attendance.timeline.mark("created");
                 if process.exec.is_some() {
-                    let wait = session.call(Request::Wait { process })?;
+                    let wait = self.call(Request::Wait { process })?;
                     return self.runs(Phase::Running { wait });
                 }
-                let start =
-                    session.call(Request::Start { container: process.container.clone() })?;
-                Ok(Phase::Starting { start, wait: session.call(Request::Wait { process })? })
+                let start = self.call(Request::Start { container: process.container.clone() })?;
+                Ok(Phase::Starting { start, wait: self.call(Request::Wait { process })? })
             }
             (Phase::Starting { start, wait }, Reply::Done) if id == start => {
                 self.runs(Phase::Running { wait })
@@ -345,7 +368,7 @@ where
             (true, Stdio::Pipes { .. }) => return Ok(()),
         };
         if self.session_open {
-            self.attendance.session.call(request)?;
+            self.call(request)?;
         }
         Ok(())
     }

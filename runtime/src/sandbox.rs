@@ -106,19 +106,22 @@ impl Planned {
         let listener = UnixListener::bind(claim.dir.socket_path()).map_err(|source| {
             BootError::Socket { path: claim.dir.path().join("vsock.sock"), source }
         })?;
+        // Said before there is a VM, the greeting is the first thing its agent finds.
+        let (ours, agent) = UnixStream::pair().map_err(StartError::Process)?;
+        let session = Session::greet(ours)?;
         timeline.mark("state made");
-        let (vm, agent) = Vm::start(Parts {
+        let vm = Vm::start(Parts {
             kvm: self.kvm,
             kernel: self.kernel,
             initramfs: self.initramfs,
             disk: self.disk,
             listener,
+            agent,
             vcpus: self.plan.vcpus,
             ram_bytes: self.plan.ram_bytes,
             debug: self.debug,
         })?;
         timeline.mark("vmm started");
-        let session = Session::greet(agent)?;
         Ok(Running { session, vm, traces, record, plan: self.plan, claim })
     }
 }

@@ -54,6 +54,8 @@ pub(crate) struct Parts {
     pub(crate) disk: File,
     /// Where clients of the guest's ports come.
     pub(crate) listener: UnixListener,
+    /// What the guest's agent dials when it is ready.
+    pub(crate) agent: UnixStream,
     /// Virtual CPUs.
     pub(crate) vcpus: u8,
     /// Guest memory.
@@ -79,13 +81,12 @@ pub(crate) enum StartError {
 }
 
 impl Vm {
-    /// Starts a VM, and gives the stream its agent will greet on.
-    pub(crate) fn start(parts: Parts) -> Result<(Self, UnixStream), StartError> {
+    /// Starts a VM.
+    pub(crate) fn start(parts: Parts) -> Result<Self, StartError> {
         Self::spawn(&parts).map_err(StartError::Process)
     }
 
-    fn spawn(parts: &Parts) -> io::Result<(Self, UnixStream)> {
-        let (ours, agent) = UnixStream::pair()?;
+    fn spawn(parts: &Parts) -> io::Result<Self> {
         let (control, control_theirs) =
             socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
         let stderr = io::stderr().as_fd().try_clone_to_owned()?;
@@ -100,7 +101,10 @@ impl Vm {
             vsock: VsockSpec {
                 guest_cid: GUEST_CID,
                 listener: inherited(&parts.listener),
-                host_ports: vec![HostPort { port: proto::READY_PORT, socket: inherited(&agent) }],
+                host_ports: vec![HostPort {
+                    port: proto::READY_PORT,
+                    socket: inherited(&parts.agent),
+                }],
             },
             serial_log: parts.debug.then(|| inherited(&stderr)),
             control: inherited(&control_theirs),
@@ -117,7 +121,7 @@ impl Vm {
             .inspect_err(|_| {
                 let _ = child.kill().and_then(|()| child.wait());
             })?;
-        Ok((Self { child, end, control, ending: None }, ours))
+        Ok(Self { child, end, control, ending: None })
     }
 
     /// Readable when the VM has something to report.
