@@ -120,3 +120,42 @@ impl AsFd for ChildEnd {
         self.0.as_fd()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proto::message::FaultKind;
+
+    use super::*;
+
+    #[test]
+    fn a_terminal_arrives_with_the_news_that_its_process_is_ready() {
+        let (agent, child) = pair().unwrap();
+        assert!(agent.hear().is_none());
+        agent.go();
+        let (near, far) = rustix::pipe::pipe().unwrap();
+        assert!(child.ready(Some(far.as_fd())));
+        let Some(News::Ready { terminal: Some(terminal) }) = agent.hear() else {
+            panic!("no terminal")
+        };
+        rustix::io::write(terminal, b"x").unwrap();
+        assert_eq!(rustix::io::read(near, &mut [0]), Ok(1));
+    }
+
+    #[test]
+    fn a_fault_of_any_length_a_path_can_have_comes_whole_and_before_the_end() {
+        let (agent, child) = pair().unwrap();
+        let message = "/long".repeat(800);
+        let fault = Fault { kind: FaultKind::InvalidSpec, message };
+        child.fault(fault.clone());
+        drop(child);
+        assert!(matches!(agent.hear(), Some(News::Fault(heard)) if heard == fault));
+        assert!(matches!(agent.hear(), Some(News::Closed)));
+    }
+
+    #[test]
+    fn a_child_whose_agent_is_gone_is_not_let_go() {
+        let (agent, child) = pair().unwrap();
+        drop(agent);
+        assert!(!child.ready(None));
+    }
+}

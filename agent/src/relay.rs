@@ -180,3 +180,85 @@ impl Flow {
         Carried::TurnOver
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixStream;
+
+    use rustix::pipe::{PipeFlags, pipe_with};
+
+    use super::*;
+
+    fn pair() -> (UnixStream, OwnedFd) {
+        let (host, agent) = UnixStream::pair().unwrap();
+        agent.set_nonblocking(true).unwrap();
+        (host, agent.into())
+    }
+
+    fn pipe() -> (std::fs::File, std::fs::File) {
+        let (reader, writer) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).unwrap();
+        (reader.into(), writer.into())
+    }
+
+    #[test]
+    fn a_host_that_does_not_read_stops_the_writer_and_memory_stays_bounded() {
+        let (mut host, connection) = pair();
+        let (reader, mut writer) = pipe();
+        let mut relay = Relay::output(connection, reader.into());
+        let mut written = 0;
+        while let Ok(length) = writer.write(&[1; 4096]) {
+            written += length;
+            relay.turn();
+            assert!(written < 4 << 20, "nothing stops the writer");
+        }
+        let flow = relay.outward.as_ref().unwrap();
+        assert!(flow.buffer.len() <= BUFFER_BYTES);
+
+        drop(writer);
+        let reading = std::thread::spawn(move || host.read_to_end(&mut Vec::new()).unwrap());
+        while !relay.turn().over {
+            let mut ask = [PollFd::new(&relay.connection, PollFlags::OUT)];
+            rustix::event::poll(&mut ask, None).unwrap();
+        }
+        drop(relay);
+        assert_eq!(reading.join().unwrap(), written);
+    }
+
+    #[test]
+    fn a_stream_that_goes_on_and_on_gives_others_their_turn() {
+        let zeroes = std::fs::File::open("/dev/zero").unwrap();
+        let nowhere = std::fs::File::options().write(true).open("/dev/null").unwrap();
+        let mut relay = Relay::output(nowhere.into(), zeroes.into());
+        let more = Turn { again: true, drained: false, over: false };
+        assert_eq!([relay.turn(), relay.turn()], [more; 2]);
+    }
+
+    #[test]
+    fn what_came_with_the_first_frame_is_the_beginning_of_the_input() {
+        let (mut host, connection) = pair();
+        let (mut reader, writer) = pipe();
+        let mut relay = Relay::input(connection, writer.into(), b"first ".to_vec());
+        host.write_all(b"second").unwrap();
+        drop(host);
+        assert!(relay.turn().over);
+        drop(relay);
+        let mut text = String::new();
+        reader.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "first second");
+    }
+
+    #[test]
+    fn after_its_process_only_what_is_there_is_carried_if_others_still_hold_the_pipe() {
+        let (mut host, connection) = pair();
+        let (reader, mut writer) = pipe();
+        let mut relay = Relay::output(connection, reader.into());
+        writer.write_all(b"early").unwrap();
+        assert!(relay.process_ended(true).over);
+        drop(relay);
+        assert!(writer.write_all(b"late").is_err());
+        let mut text = String::new();
+        host.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "early");
+    }
+}

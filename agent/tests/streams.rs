@@ -118,7 +118,7 @@ fn a_terminal_has_its_size_its_echo_and_its_interrupt_key() {
     }
     let mut agent = Running::start();
     let script = "stty size; tty; read line; echo got $line; trap 'echo int; stty size; exit 3' INT; \
-        echo ready; while true; do sleep 0.01; done";
+        echo ready; read forever";
     let mut spec = container(&agent.root("c"), &["sh", "-c", script]);
     spec.process.stdio = Stdio::Terminal { size: TerminalSize { rows: 25, columns: 90 } };
     spec.process.user.who = Who::Ids { uid: 1000, gid: 1000 };
