@@ -83,6 +83,7 @@ impl Agent {
         self.pending = kept;
         let given_up: BTreeMap<ProcessId, Planned> = given_up;
         for (id, planned) in given_up {
+            self.lines.retain(|(whose, _), _| *whose != id);
             for asker in planned.askers() {
                 self.answer(asker, Err(wrong_state(&id, why)));
             }

@@ -62,29 +62,45 @@ impl Agent {
 
     /// Notes a process that is to be, and makes it if its streams are there.
     fn plan(&mut self, asker: Asker, id: ProcessId, plan: Plan) -> Result<(), Fault> {
-        judge_name(&id.container)?;
-        // A name is in use until everything about its process was said.
-        let takes_over = |known: &ProcessId| match plan {
-            Plan::Container(_) => known.container == id.container,
-            Plan::Exec(_) => *known == id,
-        };
-        let mut known = self.processes.iter().filter(|(known, _)| takes_over(known));
-        let in_use = known.any(|(_, process)| process.outcome().is_none());
-        if in_use || self.pending.contains_key(&id) {
-            return Err(fault(FaultKind::AlreadyExists, format!("{} exists already", named(&id))));
-        }
-        match (&plan, &id.exec) {
-            (Plan::Container(_), _) => {}
-            (Plan::Exec(_), Some(_)) => drop(self.first_of(&id)?),
-            (Plan::Exec(_), None) => {
-                let message = format!("exec in {}: it has no name", named(&id));
-                return Err(fault(FaultKind::InvalidSpec, message));
-            }
+        self.judge_name(&id, &plan)?;
+        if let Err(fault) = self.judge_place(&id, &plan) {
+            self.lines.retain(|(whose, _), _| *whose != id);
+            return Err(fault);
         }
         let planned = Planned { plan, asker, start: None, waiting: Vec::new() };
         self.pending.insert(id.clone(), planned);
         self.try_bear(&id);
         Ok(())
+    }
+
+    /// A name is in use until everything about its process was said.
+    fn judge_name(&self, id: &ProcessId, plan: &Plan) -> Result<(), Fault> {
+        let takes_over = |known: &ProcessId| match plan {
+            Plan::Container(_) => known.container == id.container,
+            Plan::Exec(_) => known == id,
+        };
+        let mut known = self.processes.iter().filter(|(known, _)| takes_over(known));
+        if known.any(|(_, process)| process.outcome().is_none()) || self.pending.contains_key(id) {
+            return Err(fault(FaultKind::AlreadyExists, format!("{} exists already", named(id))));
+        }
+        Ok(())
+    }
+
+    /// A container's name becomes a directory of the cgroup hierarchy; an exec needs a container.
+    fn judge_place(&self, id: &ProcessId, plan: &Plan) -> Result<(), Fault> {
+        let name = &id.container;
+        let wrong = |what| fault(FaultKind::InvalidSpec, format!("{}: {what}", named(id)));
+        match (plan, &id.exec) {
+            (Plan::Container(_), _) if !matches!(name.len(), 1..=200) => {
+                Err(wrong("a name has 1 to 200 bytes"))
+            }
+            (Plan::Container(_), _) if name.contains(['/', '\0', '\n']) => {
+                Err(wrong("a name has no slash, no line break and no zero byte"))
+            }
+            (Plan::Container(_), _) => Ok(()),
+            (Plan::Exec(_), Some(_)) => self.first_of(id).map(drop),
+            (Plan::Exec(_), None) => Err(wrong("an exec has a name of its own")),
+        }
     }
 
     /// Makes a process if it is asked for and all its streams are there.
@@ -292,13 +308,4 @@ impl Agent {
         let process = self.processes.get_mut(id).ok_or_else(|| no_such(id))?;
         process.alive_mut().ok_or_else(|| wrong_state(id, "has ended"))
     }
-}
-
-/// A name becomes a directory of the cgroup hierarchy.
-fn judge_name(container: &str) -> Result<(), Fault> {
-    if matches!(container.len(), 1..=200) && !container.contains(['/', '\0', '\n']) {
-        return Ok(());
-    }
-    let message = format!("container {container:?}: a name has 1 to 200 bytes and no '/'");
-    Err(fault(FaultKind::InvalidSpec, message))
 }
