@@ -16,8 +16,8 @@ use crate::spec::VmSpec;
 /// The user and group that own nothing.
 const NOBODY: libc::uid_t = 65534;
 
-/// Descriptors a VMM can have: two for each socket connection there can be, and its own.
-const MAX_DESCRIPTORS: libc::rlim_t = 4096;
+/// Descriptors a VMM can have: the 512 connections of the socket device, and its own.
+const MAX_DESCRIPTORS: libc::rlim_t = 1024;
 
 /// Why the process is not confined.
 #[derive(Debug, thiserror::Error)]

@@ -14,8 +14,8 @@ use super::packet::{BadPacket, Credit, HEADER_BYTES, Header, Operation, Ports, R
 use crate::event_loop::Readiness;
 use crate::virtio::chain::Buffers;
 
-/// Streams there can be at once. Clients of the listener beyond it wait.
-pub(super) const MAX_CONNECTIONS: usize = 1024;
+/// Streams there can be at once, clients of the listener that have not said where to among them.
+pub(super) const MAX_CONNECTIONS: usize = 512;
 
 /// Answers owed to packets that belong to no stream.
 const MAX_RESETS: usize = 256;
@@ -59,8 +59,9 @@ impl<S: Stream> Core<S> {
         self.connections.get(&id).map(Connection::stream)
     }
 
-    pub(super) fn is_full(&self) -> bool {
-        self.connections.len() >= MAX_CONNECTIONS
+    /// How many connections there are.
+    pub(super) fn count(&self) -> usize {
+        self.connections.len()
     }
 
     /// The host dials `guest_port`, over `stream` and under the name `id`.
@@ -138,7 +139,7 @@ impl<S: Stream> Core<S> {
     }
 
     fn request(&mut self, ports: Ports, credit: Credit, id: Id) -> Option<u32> {
-        let taken = self.by_ports.contains_key(&ports) || self.is_full();
+        let taken = self.by_ports.contains_key(&ports) || self.count() >= MAX_CONNECTIONS;
         match self.host_ports.remove(&ports.host) {
             Some(stream) if !taken => {
                 let mut connection = Connection::from_guest(ports, stream);

@@ -225,7 +225,7 @@ impl Worker {
         // SAFETY: `fd` was made just now and belongs to nobody else.
         let caller = unsafe { OwnedFd::from_raw_fd(fd) };
         let id = self.next_id;
-        let full = self.core.is_full() || self.callers.len() >= MAX_CONNECTIONS;
+        let full = self.core.count() + self.callers.len() >= MAX_CONNECTIONS;
         if !full && self.watch.add(caller.as_fd(), id, Interest::Edges).is_ok() {
             self.next_id = next_id(id);
             self.callers.insert(id, caller);

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use virtio_queue::QueueT;
 
+use super::super::core::MAX_CONNECTIONS;
 use super::super::packet::{Credit, HEADER_BYTES, Halves, Header, Operation, Ports, RawHeader};
 use super::super::*;
 use crate::irq::Interrupt;
@@ -220,6 +221,25 @@ fn a_caller_that_talks_nonsense_is_shown_out() {
     rig.event_loop.turn().unwrap();
     // Either way it is the end; what it wrote and nobody read makes it a hard one.
     assert!(matches!(caller.read(&mut [0; 8]), Ok(0) | Err(_)));
+}
+
+#[test]
+fn callers_beyond_the_limit_are_shown_out_and_the_others_stay() {
+    let rig = Rig::new(VsockState::default());
+    let mut callers = Vec::new();
+    for _ in 0..=MAX_CONNECTIONS {
+        callers.push(UnixStream::connect(&rig.listener).unwrap());
+        rig.event_loop.turn().unwrap();
+    }
+    let mut last = callers.pop().unwrap();
+    while last.set_nonblocking(true).is_ok() && last.read(&mut [0; 8]).is_err() {
+        rig.event_loop.turn().unwrap();
+    }
+    for caller in &mut callers {
+        caller.set_nonblocking(true).unwrap();
+        let error = caller.read(&mut [0; 8]).unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock);
+    }
 }
 
 #[test]
