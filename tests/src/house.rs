@@ -37,6 +37,11 @@ pub struct Outcome {
 }
 
 impl Outcome {
+    /// Runs a command from start to end.
+    pub fn of(command: &mut Command) -> Self {
+        finish(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap())
+    }
+
     /// Standard output as text.
     pub fn text(&self) -> String {
         String::from_utf8_lossy(&self.stdout).into_owned()
@@ -80,15 +85,24 @@ impl House {
 
     /// `microvm ARGS…` in this house, not started yet.
     pub fn command<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Command {
+        self.command_with_store(store(), args)
+    }
+
+    /// The same with a store of the story's own.
+    pub fn command_with_store<S: AsRef<OsStr>>(
+        &self,
+        store: &Path,
+        args: impl IntoIterator<Item = S>,
+    ) -> Command {
         let mut command = Command::new(crate::program().unwrap());
-        command.arg("--root").arg(self.state()).arg("--store").arg(store()).args(args);
+        command.arg("--root").arg(self.state()).arg("--store").arg(store).args(args);
         command.env(MARK, &self.mark).stdin(Stdio::null());
         command
     }
 
     /// `microvm ARGS…` from start to end.
     pub fn call<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Outcome {
-        finish(self.command(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap())
+        Outcome::of(&mut self.command(args))
     }
 
     /// `microvm run --rm demo sh -c SCRIPT` from start to end.

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use tests::House;
+use tests::{House, Outcome};
 
 crate::stories![
     an_image_that_does_not_exist,
@@ -119,7 +119,7 @@ fn a_full_disk() {
     let disk = FullDisk::mount(&house.state().join("full"));
     let store = disk.path.join("store");
     let demo = std::env::var("MICROVM_DEMO").unwrap();
-    let load = || house.call(["--store", store.to_str().unwrap(), "load", &demo]);
+    let load = || Outcome::of(&mut house.command_with_store(&store, ["load", &demo]));
     disk.fill();
     load().expect_refusal("full");
     disk.empty();

@@ -27,8 +27,8 @@ fn the_container_s_code_is_ours() {
 fn a_container_that_a_signal_ended_is_128_and_the_signal() {
     let house = House::new();
     // Process 1 of a pid namespace cannot kill itself: a child ends by the signal, the shell says so.
-    house.script("sh -c 'kill -9 $$'").expect_code(137);
-    house.script("sh -c 'kill -TERM $$'").expect_code(143);
+    house.script("sh -c 'kill -9 $$'; exit $?").expect_code(137);
+    house.script("sh -c 'kill -TERM $$'; exit $?").expect_code(143);
 }
 
 fn a_program_that_is_not_there_is_127() {
