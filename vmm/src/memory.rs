@@ -1,6 +1,7 @@
 //! Guest memory: one memfd, mapped shared.
 //!
-//! A memfd rather than anonymous memory, so that a snapshot is a file and a restore can map it.
+//! A memfd rather than anonymous memory, so that a snapshot is a file and a restore can map it. The
+//! kernel's pages are mapped over it and are not in it (`mapped`): who saves memory reads it here.
 
 use std::fs::File;
 use std::io;
