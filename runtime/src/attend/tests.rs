@@ -5,7 +5,7 @@ use std::thread;
 
 use nix::sys::signal::{Signal, raise};
 use proto::frame;
-use proto::message::{Call, Fault, FaultKind, Hello};
+use proto::message::{Answer, Call, Fault, FaultKind, Hello, Reply, Request};
 
 use super::*;
 use crate::plan;
