@@ -119,7 +119,7 @@ impl Driver {
 pub(crate) fn with_chain<T>(
     driver: &mut Driver,
     parts: &[(u64, u32, bool)],
-    test: impl FnOnce(super::chain::Buffers<'_>, super::chain::Buffers<'_>) -> T,
+    test: impl FnOnce(super::buffers::Buffers<'_>, super::buffers::Buffers<'_>) -> T,
 ) -> T {
     let mut fresh = Driver::at(0, driver.memory.clone());
     fresh.offer(parts);

@@ -8,6 +8,7 @@
 //! Everything in a queue was written by the guest: [`chain`] copies each descriptor once and judges
 //! it, and the cores see byte ranges that lie in guest memory, or a [`chain::Lie`].
 
+pub mod buffers;
 pub mod chain;
 pub mod device;
 pub mod mmio;

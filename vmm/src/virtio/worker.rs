@@ -7,7 +7,8 @@ use virtio_queue::Queue;
 
 use crate::event_loop::{EventLoop, Interest, Readiness, Subscriber};
 use crate::sync::lock;
-use crate::virtio::chain::{self, Buffers};
+use crate::virtio::buffers::Buffers;
+use crate::virtio::chain;
 use crate::virtio::device::{Kicks, Live, SavedQueue, borrow};
 
 /// What a device does with a request.

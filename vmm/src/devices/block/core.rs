@@ -12,7 +12,7 @@ use virtio_bindings::virtio_blk::{
     VIRTIO_BLK_T_GET_ID, VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT,
 };
 
-use crate::virtio::chain::Buffers;
+use crate::virtio::buffers::Buffers;
 use crate::virtio::worker;
 
 /// Bytes of a sector, whatever the disk's own blocks are.

@@ -2,7 +2,7 @@ use std::io;
 
 use super::core::{Core, Image, Storage};
 use super::*;
-use crate::virtio::chain::Buffers;
+use crate::virtio::buffers::Buffers;
 use crate::virtio::mock::{DATA, Driver, with_chain};
 use crate::virtio::worker::Core as _;
 

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use crate::virtio::chain::Buffers;
+use crate::virtio::buffers::Buffers;
 use crate::virtio::worker;
 
 /// The most bytes one request gets. A guest asks for some dozens; this keeps one that asks for

@@ -10,7 +10,7 @@ use std::io::{self, ErrorKind};
 
 use super::packet::{Credit, Halves, MAX_DATA_BYTES, Operation, Ports};
 use crate::event_loop::Readiness;
-use crate::virtio::chain::Buffers;
+use crate::virtio::buffers::Buffers;
 
 /// What we buffer for a reader on the host, and what the guest is told of it.
 pub(super) const BACKLOG_BYTES: u32 = 256 << 10;

@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, VecDeque};
 use super::connection::{Connection, Stream, Violation};
 use super::packet::{BadPacket, Credit, HEADER_BYTES, Header, Operation, Ports, RawHeader};
 use crate::event_loop::Readiness;
-use crate::virtio::chain::Buffers;
+use crate::virtio::buffers::Buffers;
 
 /// Streams there can be at once, clients of the listener that have not said where to among them.
 pub(super) const MAX_CONNECTIONS: usize = 512;

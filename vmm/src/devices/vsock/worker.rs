@@ -11,7 +11,8 @@ use super::packet::{HEADER_BYTES, RawHeader};
 use virtio_queue::QueueT;
 
 use crate::event_loop::{Interest, Readiness, Subscriber, Watch};
-use crate::virtio::chain::{self, Buffers, Lie};
+use crate::virtio::buffers::Buffers;
+use crate::virtio::chain::{self, Lie};
 use crate::virtio::device::{Kicks, Live, borrow};
 
 /// Receive queue: packets for the guest.

@@ -9,7 +9,7 @@ use super::super::connection::{BACKLOG_BYTES, Stream};
 use super::super::core::Core;
 use super::super::packet::{Credit, HEADER_BYTES, Halves, Header, Operation, Ports, RawHeader};
 use crate::event_loop::Readiness;
-use crate::virtio::chain::Buffers;
+use crate::virtio::buffers::Buffers;
 use crate::virtio::mock::{DATA, Driver, with_chain};
 
 /// The host's end of a stream.
