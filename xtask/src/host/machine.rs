@@ -32,7 +32,9 @@ pub(super) fn machine(image: &Image, clock: Clock, words: &str) -> Result<Comman
         Clock::Real => {
             // A session of its own: it outlives us, and Ctrl-C at our terminal is not for it.
             qemu = Command::new("setsid");
-            qemu.args([QEMU, "-accel", "tcg,thread=multi,tb-size=512", "-smp", "2"]);
+            // A VM that starts is 60 MB of code for QEMU to translate, and a full buffer is
+            // emptied of everybody's.
+            qemu.args([QEMU, "-accel", "tcg,thread=multi,tb-size=1024", "-smp", "2"]);
             // What is written goes to a file that has no name and ends with the machine.
             qemu.args(["-device", "nvme,drive=root,serial=root", "-drive"]).arg(format!(
                 "if=none,id=root,format=raw,snapshot=on,cache=unsafe,discard=unmap,file={}",
