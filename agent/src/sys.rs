@@ -118,11 +118,15 @@ pub(crate) fn block_signals() -> Result<(), Errno> {
     set_signal_mask(&all)
 }
 
-/// What `execve` would hand on and a program does not expect: no signal blocked, `SIGPIPE` not
-/// ignored.
+/// The last real-time signal of Linux.
+const LAST_SIGNAL: c_int = 64;
+
+/// What `execve` would hand on and a program does not expect: no signal is blocked or ignored.
 pub(crate) fn restore_signals() -> Result<(), Errno> {
-    // SAFETY: installs no handler, only the default.
-    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
+    for signal in 1..=LAST_SIGNAL {
+        // SAFETY: no handler is installed, but the default; a number that cannot have one is refused.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
     set_signal_mask(&signal_set(|_| 0))
 }
 
