@@ -21,6 +21,9 @@ pub(crate) struct Args {
     filter: Option<String>,
 }
 
+/// The exit code of a test program of which some tests failed.
+const SOME_FAILED: u8 = 101;
+
 /// Runs them. The last line says how many passed, failed and could not run.
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let mut count = Count::default();
@@ -74,7 +77,14 @@ fn stories(outputs: &Outputs, args: &Args, count: &mut Count) -> Result<bool> {
         let words = words(Up::OUTPUTS.as_ref());
         let mut session = up.session(&words, Stdio::null(), Stdio::piped())?;
         listen(session.stdout(), count)?;
-        Ok(session.finish()? == 0)
+        let code = session.finish()?;
+        if ![0, SOME_FAILED].contains(&code) {
+            step::say(&format!(
+                "the stories broke off with code {code}; the emulated host's logs:"
+            ));
+            up.show_logs();
+        }
+        Ok(code == 0)
     }
 }
 

@@ -237,9 +237,7 @@ impl Instance {
         // It may have ended already.
         let _ = qemu.kill();
         let status = qemu.wait()?;
-        for log in ["qemu.log", "console.log"] {
-            step::show_last_lines(&fs::read(self.directory.join(log)).unwrap_or_default());
-        }
+        show_logs(&self.directory);
         if heard == 0 {
             bail!("the emulated host did not come up in {READY_SECONDS} s");
         }
@@ -265,6 +263,11 @@ impl Up {
         }
         act()?;
         fs::write(&done, key).with_context(|| done.display().to_string())
+    }
+
+    /// Shows the end of what QEMU and the machine in it had to say.
+    pub(crate) fn show_logs(&self) {
+        show_logs(&self.directory);
     }
 
     /// A file of the instance.
@@ -338,6 +341,12 @@ fn serve_files(directory: &Path, alive: &Path, socket: &Path) -> Result<()> {
         .spawn()
         .context("starting virtiofsd")?;
     Ok(())
+}
+
+fn show_logs(directory: &Path) {
+    for log in ["qemu.log", "console.log"] {
+        step::show_last_lines(&fs::read(directory.join(log)).unwrap_or_default());
+    }
 }
 
 fn hosts() -> Result<PathBuf> {
