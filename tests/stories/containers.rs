@@ -107,11 +107,14 @@ fn a_directory_can_be_the_root() {
     house.expect_nothing_left();
 }
 
-/// A container named `box` in the background that runs until it is ended.
+/// A container named `box` in the background that runs until it is ended, and has set its trap: a
+/// signal before that would be lost on a process 1.
 fn box_in_the_background(house: &House) {
     let script = "trap 'echo ended by USR1; exit 9' USR1; echo started; echo to stderr >&2; \
-                  while :; do sleep 0.1; done";
+                  touch /tmp/ready; while :; do sleep 0.1; done";
     house.call(["run", "-d", "--name", "box", "demo", "sh", "-c", script]).expect_code(0);
+    let until_ready = "until test -e /tmp/ready; do sleep 0.1; done";
+    house.call(["exec", "box", "sh", "-c", until_ready]).expect_code(0);
 }
 
 fn exec_joins_the_running_container() {
