@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 use crate::paths;
 
 /// How much of a failed program's output is shown.
-const LAST_LINES: usize = 30;
+const LAST_LINES: usize = 100;
 
 /// One line of progress. Standard output belongs to whatever is run in the end.
 pub(crate) fn say(what: &str) {
