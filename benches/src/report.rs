@@ -10,8 +10,8 @@ const WHAT_IT_DOES_NOT_SHOW: &str = "\
 What this does not show: one nanosecond is one instruction, of everything on the machine (stopwatch,
 host kernel, VMM, guest kernel, workload). VM exits, cache and TLB misses cost nothing here; that is why
 exits are counted beside the time. A string instruction counts once for each repetition, so that memory
-is copied and cleared at one byte a nanosecond, ten times slower than hardware does it. It is the place
-for ratios within one run, not for absolute times.
+is copied and cleared at eight bytes a nanosecond, much as hardware does it. It is the place for ratios
+within one run, not for absolute times.
 ";
 
 /// Everything, in the order a reader asks for it.

@@ -8,7 +8,6 @@ use linux_loader::loader::{Elf, KernelLoader};
 use vm_memory::{Bytes, GuestAddress};
 
 use crate::arch;
-use crate::mapped::Mapped;
 use crate::memory::{Memory, Range};
 
 const PAGE: u64 = 4096;
@@ -77,8 +76,7 @@ fn load_kernel(memory: &Memory, kernel: &mut File) -> Result<(u64, u64), BootErr
         return Err(BootError::NotAKernel);
     }
     let lowest = GuestAddress(arch::boot::LOWEST_KERNEL_ADDRESS);
-    let unread = |source| BootError::Read { what: "kernel", source };
-    let loaded = Elf::load(memory, None, &mut Mapped::new(kernel).map_err(unread)?, Some(lowest))?;
+    let loaded = Elf::load(memory, None, kernel, Some(lowest))?;
     Ok((loaded.kernel_load.0, loaded.kernel_end))
 }
 

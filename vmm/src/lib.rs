@@ -23,7 +23,6 @@ pub mod jail;
 pub mod kvm;
 pub mod launch;
 pub mod machine;
-pub mod mapped;
 pub mod memory;
 pub mod probe;
 pub mod spec;

@@ -1,13 +1,10 @@
-//! Guest memory: one memfd, mapped shared.
+//! Guest memory: anonymous, private to the process, in large pages where the host has them.
 //!
-//! A memfd rather than anonymous memory, so that a snapshot is a file and a restore can map it. The
-//! kernel's pages are mapped over it and are not in it (`mapped`): who saves memory reads it here.
+//! Not a memory file, which no host gives large pages unless it is told to: with small ones the guest
+//! leaves for each page that it touches first, thousands of times in a boot
+//! (`docs/adr/0005-anonymous-guest-memory.md`).
 
-use std::fs::File;
-use std::io;
-use std::os::fd::{AsRawFd, FromRawFd};
-
-use vm_memory::{FileOffset, GuestAddress, GuestRegionMmap};
+use vm_memory::{GuestAddress, GuestMemoryRegion, GuestRegionMmap, MemoryRegionAddress};
 
 /// Guest memory as every floor above sees it. A clone is another handle to the same bytes.
 pub type Memory = vm_memory::GuestMemoryMmap<()>;
@@ -24,15 +21,7 @@ pub struct Range {
 /// Why there is no guest memory.
 #[derive(Debug, thiserror::Error)]
 pub enum MemoryError {
-    /// The kernel gave no memory file, or not of that size.
-    #[error("{bytes} bytes of guest memory: {source}")]
-    File {
-        /// How many were wanted.
-        bytes: u64,
-        /// What the kernel said.
-        source: io::Error,
-    },
-    /// The memory file could not be mapped.
+    /// There are not that many addresses, or the host does not promise that much.
     #[error("mapping {bytes} bytes of guest memory at {start:#x}: {source}")]
     Map {
         /// Guest-physical start of the part.
@@ -49,33 +38,22 @@ pub enum MemoryError {
 
 /// Memory at `ranges`, zeroed, taken from the host as the guest touches it.
 pub fn allocate(ranges: &[Range]) -> Result<Memory, MemoryError> {
-    let total = ranges.iter().map(|range| range.bytes).sum();
-    let file = memory_file(total).map_err(|source| MemoryError::File { bytes: total, source })?;
-    let file = std::sync::Arc::new(file);
-    let mut offset = 0;
     let mut regions = Vec::with_capacity(ranges.len());
     for &Range { start, bytes } in ranges {
-        let part = FileOffset::from_arc(file.clone(), offset);
         let size = usize::try_from(bytes).unwrap_or(usize::MAX);
-        let region = GuestRegionMmap::from_range(GuestAddress(start), size, Some(part))
+        let region = GuestRegionMmap::from_range(GuestAddress(start), size, None)
             .map_err(|source| MemoryError::Map { start, bytes, source })?;
+        ask_for_large_pages(&region);
         regions.push(region);
-        offset += bytes;
     }
     Ok(Memory::from_regions(regions)?)
 }
 
-fn memory_file(bytes: u64) -> io::Result<File> {
-    // SAFETY: the name is a C string, and nothing else is passed by address.
-    let fd = unsafe { libc::memfd_create(c"guest-ram".as_ptr(), libc::MFD_CLOEXEC) };
-    if fd < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    debug_assert!(fd.as_raw_fd() >= 0);
-    // SAFETY: `fd` was made just now and belongs to nobody else.
-    let file = unsafe { File::from_raw_fd(fd) };
-    file.set_len(bytes)?;
-    Ok(file)
+/// A host that has none gives small ones.
+fn ask_for_large_pages(region: &GuestRegionMmap<()>) {
+    let Ok(address) = region.get_host_address(MemoryRegionAddress(0)) else { return };
+    // SAFETY: the pages are the region's, which is mapped; the advice changes nothing in them.
+    unsafe { libc::madvise(address.cast(), region.len() as usize, libc::MADV_HUGEPAGE) };
 }
 
 #[cfg(test)]

@@ -23,7 +23,7 @@ pub struct VmSpec {
     /// `/dev/kvm`, opened for reading and writing.
     pub kvm: Inherited,
     /// An uncompressed 64-bit ELF kernel, opened for reading, and for this VM alone: its place in the
-    /// file is moved. It is mapped, so the file must not be cut or written to while the VM runs.
+    /// file is moved.
     pub kernel: Inherited,
     /// A cpio archive, opened for reading, and for this VM alone.
     pub initramfs: Inherited,
