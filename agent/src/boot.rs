@@ -15,6 +15,9 @@ use crate::words::Refused;
 /// Where the agent puts roots of containers together.
 pub const RUN: &str = "/run";
 
+/// Where the VM's file share is mounted, if it has one.
+pub const SHARES: &str = "/run/shares";
+
 /// Where the cgroup hierarchy is mounted.
 pub const CGROUPS: &str = "/sys/fs/cgroup";
 

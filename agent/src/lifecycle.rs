@@ -40,6 +40,11 @@ impl Agent {
                 Some(self.resize(&process, size).map(|()| Reply::Done))
             }
             Request::Wait { process } => self.wait(asker, &process),
+            Request::Processes { .. }
+            | Request::ReadCgroup { .. }
+            | Request::WriteCgroup { .. } => {
+                Some(Err(fault(FaultKind::InvalidSpec, "not known to this agent".to_owned())))
+            }
             Request::PowerOff => {
                 self.stop = Some(Stop::PowerOff);
                 Some(Ok(Reply::Done))

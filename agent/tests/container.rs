@@ -282,12 +282,14 @@ fn mounts_come_in_order_and_stay_inside_whatever_links_the_image_has() {
             destination: "/sticky".into(),
             kind: Some("tmpfs".into()),
             source: None,
+            share: None,
             options: vec!["mode=1777".into()],
         },
         Mount {
             destination: "/link/deep/over".into(),
             kind: Some("tmpfs".into()),
             source: None,
+            share: None,
             options: vec![],
         },
     ]);

@@ -90,6 +90,27 @@ pub enum Request {
         /// For whom.
         process: ProcessId,
     },
+    /// Lists the processes of a container. Answered by [`Reply::Processes`].
+    Processes {
+        /// The container.
+        container: String,
+    },
+    /// Reads files of a container's cgroup. Answered by [`Reply::Files`], without those that are not
+    /// there.
+    ReadCgroup {
+        /// The container.
+        container: String,
+        /// Their names.
+        files: Vec<String>,
+    },
+    /// Writes files of a container's cgroup, in order, up to the first that refuses. Answered by
+    /// [`Reply::Done`].
+    WriteCgroup {
+        /// The container.
+        container: String,
+        /// Names and what is written.
+        values: Vec<(String, String)>,
+    },
     /// Ends every process, writes everything back and powers off. Answered by [`Reply::Done`] just
     /// before.
     PowerOff,
@@ -120,6 +141,35 @@ pub enum Reply {
         /// How.
         status: ExitStatus,
     },
+    /// The processes of a container.
+    Processes {
+        /// Each of them, the oldest first.
+        processes: Vec<ProcessInfo>,
+    },
+    /// What stands in files.
+    Files {
+        /// Names and contents.
+        files: Vec<(String, String)>,
+    },
+}
+
+/// A process as `ps` shows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessInfo {
+    /// Its number in the guest's first pid namespace.
+    pub pid: u32,
+    /// Its parent's.
+    pub ppid: u32,
+    /// Its effective user.
+    pub uid: u32,
+    /// Processor time it has used, in milliseconds.
+    pub cpu_ms: u64,
+    /// How long ago it began, in milliseconds.
+    pub age_ms: u64,
+    /// Its terminal's number (`tty_nr` of proc(5)), 0 for none.
+    pub tty: u32,
+    /// Its program and arguments, or its name in brackets.
+    pub command: String,
 }
 
 /// How a process ended.

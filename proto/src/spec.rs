@@ -31,8 +31,154 @@ pub struct Container {
     /// `linux.sysctl`, name with dots and value.
     #[serde(default)]
     pub sysctl: Vec<(String, String)>,
+    /// `domainname`; the guest's own when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub domainname: Option<String>,
+    /// The namespaces it has for itself. What is not named it shares with the guest.
+    #[serde(default = "Namespace::usual", skip_serializing_if = "Namespace::are_usual")]
+    pub namespaces: Vec<Namespace>,
+    /// `linux.uidMappings`, for a user namespace.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub uid_mappings: Vec<IdMapping>,
+    /// `linux.gidMappings`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gid_mappings: Vec<IdMapping>,
+    /// `linux.timeOffsets`, for a time namespace: clock ("monotonic", "boottime"), seconds,
+    /// nanoseconds.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub time_offsets: Vec<(String, i64, u32)>,
+    /// `linux.devices`, beside those every container has.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub devices: Vec<Device>,
+    /// What its processes may do with devices: the body of a `BPF_PROG_TYPE_CGROUP_DEVICE` program,
+    /// an instruction (`struct bpf_insn`) in each number, little endian. Empty lets them do all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub device_program: Vec<u64>,
+    /// `linux.resources` as files of its cgroup (version 2) and what is written to them, in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub cgroup: Vec<(String, String)>,
+    /// `linux.rootfsPropagation` as `mount` takes it ("rslave"); "rprivate" when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub root_propagation: Option<String>,
+    /// `hooks.startContainer`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub start_hooks: Vec<Hook>,
     /// `process`.
     pub process: Process,
+}
+
+/// A namespace of `linux.namespaces[]` that a guest's container can have for itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Namespace {
+    /// Process numbers.
+    Pid,
+    /// Mounts.
+    Mount,
+    /// System V and POSIX queues.
+    Ipc,
+    /// Host and domain name.
+    Uts,
+    /// The view of the cgroup hierarchy.
+    Cgroup,
+    /// Users and capabilities.
+    User,
+    /// Clocks.
+    Time,
+}
+
+impl Namespace {
+    /// What a container has that nobody said anything about.
+    pub fn usual() -> Vec<Self> {
+        vec![Self::Pid, Self::Mount, Self::Ipc, Self::Uts, Self::Cgroup]
+    }
+
+    fn are_usual(namespaces: &Vec<Self>) -> bool {
+        *namespaces == Self::usual()
+    }
+}
+
+/// A range of ids inside that stands for one outside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct IdMapping {
+    /// First id in the container.
+    #[serde(rename = "containerID")]
+    pub container_id: u32,
+    /// First id in the guest.
+    #[serde(rename = "hostID")]
+    pub host_id: u32,
+    /// How many.
+    pub size: u32,
+}
+
+/// OCI `linux.devices[]`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Device {
+    /// Absolute path in the container.
+    pub path: PathBuf,
+    /// "c" (or "u"), "b" or "p".
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Major number.
+    #[serde(default)]
+    pub major: u32,
+    /// Minor number.
+    #[serde(default)]
+    pub minor: u32,
+    /// Permission bits; 0666 when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file_mode: Option<u32>,
+    /// Owner in the container.
+    #[serde(default)]
+    pub uid: u32,
+    /// Group in the container.
+    #[serde(default)]
+    pub gid: u32,
+}
+
+/// A program that is run in the container before its own.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hook {
+    /// Absolute path in the container.
+    pub path: PathBuf,
+    /// Its arguments, with its name.
+    #[serde(default)]
+    pub args: Vec<String>,
+    /// `NAME=value` each.
+    #[serde(default)]
+    pub env: Vec<String>,
+    /// Seconds it may take; no limit when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<u32>,
+    /// The container's state in JSON, for its standard input.
+    pub state: String,
+}
+
+impl Default for Container {
+    fn default() -> Self {
+        Self {
+            root: Root::default(),
+            readonly: false,
+            hostname: None,
+            mounts: vec![],
+            masked_paths: vec![],
+            readonly_paths: vec![],
+            sysctl: vec![],
+            domainname: None,
+            namespaces: Namespace::usual(),
+            uid_mappings: vec![],
+            gid_mappings: vec![],
+            time_offsets: vec![],
+            devices: vec![],
+            device_program: vec![],
+            cgroup: vec![],
+            root_propagation: None,
+            start_hooks: vec![],
+            process: Process::default(),
+        }
+    }
 }
 
 /// Where a root file system comes from.
@@ -52,10 +198,21 @@ pub enum Root {
         /// Its path.
         path: PathBuf,
     },
+    /// A directory of the host.
+    Share {
+        /// Its name in the VM's file share.
+        name: String,
+    },
+}
+
+impl Default for Root {
+    fn default() -> Self {
+        Self::Disk { index: 0, upper_bytes: None }
+    }
 }
 
 /// OCI `mounts[]`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mount {
     /// Absolute path in the container.
     pub destination: PathBuf,
@@ -65,13 +222,17 @@ pub struct Mount {
     /// Device, name or path.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<String>,
+    /// For a `bind` of the host's, instead of a source: the name of the file or directory in the VM's
+    /// file share.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub share: Option<String>,
     /// As `mount -o` takes them.
     #[serde(default)]
     pub options: Vec<String>,
 }
 
 /// OCI `process`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Process {
     /// Which streams it has.
@@ -98,6 +259,48 @@ pub struct Process {
     /// `/proc/self/oom_score_adj`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub oom_score_adj: Option<i32>,
+    /// `linux.seccomp`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seccomp: Option<Seccomp>,
+    /// `process.scheduler`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scheduler: Option<Scheduler>,
+    /// `process.ioPriority` as ioprio_set(2) takes it: class and level in one number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub io_priority: Option<u16>,
+    /// `linux.personality` as personality(2) takes it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub personality: Option<u32>,
+}
+
+/// A filter of system calls, ready to be installed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Seccomp {
+    /// `SECCOMP_FILTER_FLAG_*`.
+    #[serde(default)]
+    pub flags: u32,
+    /// An instruction (`struct sock_filter`) in each number, little endian; at most 4096.
+    pub program: Vec<u64>,
+}
+
+/// What sched_setattr(2) takes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Scheduler {
+    /// `SCHED_*`.
+    pub policy: u32,
+    /// `SCHED_FLAG_*`.
+    pub flags: u64,
+    /// For `SCHED_OTHER` and `SCHED_BATCH`.
+    pub nice: i32,
+    /// For `SCHED_FIFO` and `SCHED_RR`.
+    pub priority: u32,
+    /// For `SCHED_DEADLINE`, nanoseconds.
+    pub runtime: u64,
+    /// As `runtime`.
+    pub deadline: u64,
+    /// As `runtime`.
+    pub period: u64,
 }
 
 /// A process's streams, each a connection of its own (see [`crate::stream`]).
@@ -118,6 +321,12 @@ pub enum Stdio {
         /// Its size to begin with.
         size: TerminalSize,
     },
+}
+
+impl Default for Stdio {
+    fn default() -> Self {
+        Self::Pipes { stdin: false, stdout: false, stderr: false }
+    }
 }
 
 /// A terminal's size in characters.

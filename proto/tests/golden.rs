@@ -8,10 +8,11 @@ use std::fmt::Debug;
 
 use proto::frame;
 use proto::message::{
-    Answer, Call, ExitStatus, Fault, FaultKind, Hello, ProcessId, Reply, Request,
+    Answer, Call, ExitStatus, Fault, FaultKind, Hello, ProcessId, ProcessInfo, Reply, Request,
 };
 use proto::spec::{
-    Capabilities, Container, Mount, Process, Rlimit, Root, Stdio, TerminalSize, User, Who,
+    Capabilities, Container, Device, Hook, IdMapping, Mount, Namespace, Process, Rlimit, Root,
+    Scheduler, Seccomp, Stdio, TerminalSize, User, Who,
 };
 use proto::stream::{Attach, Stream};
 use serde::Serialize;
@@ -54,8 +55,7 @@ fn process() -> Process {
         cwd: "/".into(),
         capabilities: Capabilities::default(),
         rlimits: vec![],
-        no_new_privileges: false,
-        oom_score_adj: None,
+        ..Process::default()
     }
 }
 
@@ -91,8 +91,8 @@ fn calls_about_a_container_stand() {
         mounts: vec![],
         masked_paths: vec![],
         readonly_paths: vec![],
-        sysctl: vec![],
         process: process(),
+        ..Container::default()
     };
     stands(
         call(Request::Create { container: "web".into(), spec: Box::new(spec) }),
@@ -193,6 +193,7 @@ fn a_full_container_stands() {
             destination: "/proc".into(),
             kind: Some("proc".into()),
             source: Some("proc".into()),
+            share: None,
             options: vec!["nosuid".into()],
         }],
         masked_paths: vec!["/proc/keys".into()],
@@ -216,6 +217,7 @@ fn a_full_container_stands() {
             oom_score_adj: Some(-5),
             ..process()
         },
+        ..Container::default()
     };
     let json = concat!(
         r#"{"root":{"from":"directory","path":"/mnt/root"},"readonly":true,"hostname":"box","#,
@@ -240,7 +242,7 @@ fn a_full_container_stands() {
 #[test]
 fn what_an_older_peer_leaves_out_has_a_meaning_and_what_a_newer_one_adds_is_skipped() {
     reads(
-        r#"{"stdio":{"kind":"pipes","stdin":true,"stdout":true,"stderr":false},"args":["sh"],"cwd":"/","scheduler":{"policy":1}}"#,
+        r#"{"stdio":{"kind":"pipes","stdin":true,"stdout":true,"stderr":false},"args":["sh"],"cwd":"/","hat":{"size":1}}"#,
         process(),
     );
     reads(
@@ -259,4 +261,102 @@ fn words_that_mean_nothing_here_are_refused() {
     ] {
         assert!(frame::decode::<Call>(json.as_bytes()).is_err(), "{json}");
     }
+}
+
+#[test]
+fn what_a_bundle_can_ask_for_stands() {
+    let spec = Container {
+        root: Root::Share { name: "root".into() },
+        mounts: vec![Mount {
+            destination: "/data".into(),
+            kind: Some("bind".into()),
+            share: Some("1".into()),
+            ..Mount::default()
+        }],
+        domainname: Some("example".into()),
+        namespaces: vec![Namespace::Pid, Namespace::User, Namespace::Time],
+        uid_mappings: vec![IdMapping { container_id: 0, host_id: 1000, size: 10 }],
+        gid_mappings: vec![IdMapping { container_id: 0, host_id: 2000, size: 10 }],
+        time_offsets: vec![("boottime".into(), -5, 7)],
+        devices: vec![Device {
+            path: "/dev/fuse".into(),
+            kind: "c".into(),
+            major: 10,
+            minor: 229,
+            file_mode: Some(0o600),
+            uid: 1,
+            gid: 2,
+        }],
+        device_program: vec![0xb7, 0x95],
+        cgroup: vec![("pids.max".into(), "10".into())],
+        root_propagation: Some("rslave".into()),
+        start_hooks: vec![Hook {
+            path: "/hook".into(),
+            args: vec!["hook".into()],
+            env: vec![],
+            timeout: Some(1),
+            state: "{}".into(),
+        }],
+        process: Process {
+            seccomp: Some(Seccomp { flags: 2, program: vec![6] }),
+            scheduler: Some(Scheduler { policy: 1, priority: 5, ..Scheduler::default() }),
+            io_priority: Some(0x4003),
+            personality: Some(8),
+            ..process()
+        },
+        ..Container::default()
+    };
+    let json = [
+        r#"{"root":{"from":"share","name":"root"},"readonly":false,"#,
+        r#""mounts":[{"destination":"/data","type":"bind","share":"1","options":[]}],"#,
+        r#""maskedPaths":[],"readonlyPaths":[],"sysctl":[],"domainname":"example","#,
+        r#""namespaces":["pid","user","time"],"#,
+        r#""uidMappings":[{"containerID":0,"hostID":1000,"size":10}],"#,
+        r#""gidMappings":[{"containerID":0,"hostID":2000,"size":10}],"#,
+        r#""timeOffsets":[["boottime",-5,7]],"#,
+        r#""devices":[{"path":"/dev/fuse","type":"c","major":10,"minor":229,"fileMode":384,"uid":1,"gid":2}],"#,
+        r#""deviceProgram":[183,149],"cgroup":[["pids.max","10"]],"rootPropagation":"rslave","#,
+        r#""startHooks":[{"path":"/hook","args":["hook"],"env":[],"timeout":1,"state":"{}"}],"#,
+        r#""process":"#,
+        PROCESS.strip_suffix('}').unwrap(),
+        r#","seccomp":{"flags":2,"program":[6]},"#,
+        r#""scheduler":{"policy":1,"flags":0,"nice":0,"priority":5,"runtime":0,"deadline":0,"period":0},"#,
+        r#""ioPriority":16387,"personality":8}}"#,
+    ];
+    stands(spec, &json.concat());
+}
+
+#[test]
+fn what_is_asked_of_a_running_container_stands() {
+    let container = || "web".to_owned();
+    stands(
+        call(Request::Processes { container: container() }),
+        r#"{"id":7,"request":{"do":"processes","container":"web"}}"#,
+    );
+    stands(
+        call(Request::ReadCgroup { container: container(), files: vec!["pids.max".into()] }),
+        r#"{"id":7,"request":{"do":"read_cgroup","container":"web","files":["pids.max"]}}"#,
+    );
+    let values = vec![("pids.max".to_owned(), "5".to_owned())];
+    stands(
+        call(Request::WriteCgroup { container: container(), values: values.clone() }),
+        r#"{"id":7,"request":{"do":"write_cgroup","container":"web","values":[["pids.max","5"]]}}"#,
+    );
+    stands(
+        Answer { id: 7, result: Ok(Reply::Files { files: values }) },
+        r#"{"id":7,"result":{"Ok":{"got":"files","files":[["pids.max","5"]]}}}"#,
+    );
+    let process = ProcessInfo {
+        pid: 70,
+        ppid: 1,
+        uid: 0,
+        cpu_ms: 10,
+        age_ms: 2000,
+        tty: 0,
+        command: "sleep 9".into(),
+    };
+    stands(
+        Answer { id: 7, result: Ok(Reply::Processes { processes: vec![process] }) },
+        r#"{"id":7,"result":{"Ok":{"got":"processes","processes":[{"pid":70,"ppid":1,"uid":0,"cpu_ms":10,"age_ms":2000,"tty":0,"command":"sleep 9"}]}}}"#,
+    );
 }

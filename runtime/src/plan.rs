@@ -157,8 +157,7 @@ pub(crate) fn container(
         },
         capabilities: defaults::capabilities(),
         rlimits: defaults::rlimits(),
-        no_new_privileges: false,
-        oom_score_adj: None,
+        ..Process::default()
     };
     no_zero_bytes(&process)?;
     Ok(Plan {
@@ -173,8 +172,8 @@ pub(crate) fn container(
             mounts: defaults::mounts(),
             masked_paths: defaults::masked_paths(),
             readonly_paths: defaults::readonly_paths(),
-            sysctl: Vec::new(),
             process,
+            ..Container::default()
         },
         // An image's word for it may be anything.
         stop_signal: image

@@ -29,8 +29,10 @@ fn a_terminal_is_one_inside_and_has_its_size() {
 
 fn a_resized_window_is_resized_inside() {
     let house = House::new();
-    let mut terminal = shell_in_a_terminal(&house, 24, 80);
-    terminal.write("trap 'stty size; exit 0' WINCH; echo re''ady; while :; do sleep 0.1; done\n");
+    // One without job control: all it starts stays in the foreground with it, and hears what it hears.
+    let script = "trap 'stty size; exit 0' WINCH; echo ready; while :; do sleep 0.1; done";
+    let command = house.command(["run", "--rm", "-it", "demo", "sh", "-c", script]);
+    let mut terminal = Terminal::start(command, 24, 80);
     terminal.read_until("ready\r\n");
     terminal.resize(50, 132);
     terminal.read_until("50 132\r\n");

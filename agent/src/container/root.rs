@@ -10,6 +10,7 @@ use rustix::mount::{MountAttrFlags, UnmountFlags};
 
 use super::mounts::{self, FileSystemError};
 use super::options::Bind;
+use crate::boot;
 use crate::words::words;
 
 /// Where the parts of a root are put together. Each container does so in a mount namespace of its
@@ -60,9 +61,8 @@ impl Stage {
     pub(crate) fn mount(&self, root: &Root) -> Result<OwnedFd, RootError> {
         let tree = match root {
             Root::Disk { index, upper_bytes } => self.overlay(*index, *upper_bytes)?,
-            Root::Directory { path } => mounts::copy_of(CWD, path, Bind::All).map_err(|errno| {
-                RootError::Directory { path: path.display().to_string(), errno }
-            })?,
+            Root::Directory { path } => directory(path)?,
+            Root::Share { name } => directory(&Path::new(boot::SHARES).join(name))?,
         };
         put(&tree, &self.root)?;
         Ok(tree)
@@ -102,6 +102,11 @@ pub(crate) fn enter(root: &OwnedFd) -> Result<(), RootError> {
     rustix::process::pivot_root(".", ".").map_err(wrong("pivot"))?;
     rustix::mount::unmount(".", UnmountFlags::DETACH).map_err(wrong("old root"))?;
     rustix::process::chdir("/").map_err(wrong("enter"))
+}
+
+fn directory(path: &Path) -> Result<OwnedFd, RootError> {
+    mounts::copy_of(CWD, path, Bind::All)
+        .map_err(|errno| RootError::Directory { path: path.display().to_string(), errno })
 }
 
 fn put(tree: &OwnedFd, place: &str) -> Result<(), RootError> {

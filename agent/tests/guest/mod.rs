@@ -300,6 +300,7 @@ pub(crate) fn container(root: &Path, args: &[&str]) -> Container {
         destination: destination.into(),
         kind: Some(kind.into()),
         source: Some(kind.into()),
+        share: None,
         options: options.iter().map(|option| option.to_string()).collect(),
     };
     Container {
@@ -323,8 +324,8 @@ pub(crate) fn container(root: &Path, args: &[&str]) -> Container {
             .map(PathBuf::from)
             .into(),
         readonly_paths: ["/proc/sys", "/proc/nope"].map(PathBuf::from).into(),
-        sysctl: vec![],
         process: process(args),
+        ..Container::default()
     }
 }
 
@@ -346,9 +347,8 @@ pub(crate) fn process(args: &[&str]) -> Process {
             permitted: some,
             ..Capabilities::default()
         },
-        rlimits: vec![],
         no_new_privileges: true,
-        oom_score_adj: None,
+        ..Process::default()
     }
 }
 

@@ -9,14 +9,9 @@ use super::*;
 fn record(name: &str, bits: u8) -> Record {
     let process = Process {
         stdio: Stdio::Pipes { stdin: false, stdout: true, stderr: true },
-        user: proto::spec::User::default(),
         args: vec!["true".to_owned()],
-        env: Vec::new(),
         cwd: PathBuf::from("/"),
-        capabilities: proto::spec::Capabilities::default(),
-        rlimits: Vec::new(),
-        no_new_privileges: false,
-        oom_score_adj: None,
+        ..Process::default()
     };
     Record::new(Id::from_bits([bits; 32]), name.parse().unwrap(), "demo".to_owned(), process)
 }
