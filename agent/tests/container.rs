@@ -133,6 +133,7 @@ fn a_specification_that_cannot_be_is_refused_by_the_name_of_the_field() {
         destination: "/x".into(),
         kind: Some(kind.into()),
         source: Some(source.into()),
+        share: None,
         options: options.iter().map(|o| o.to_string()).collect(),
     };
     let with = |change: &dyn Fn(&mut proto::spec::Container)| {
@@ -272,6 +273,7 @@ fn mounts_come_in_order_and_stay_inside_whatever_links_the_image_has() {
         destination: destination.into(),
         kind: None,
         source: Some(source.to_str().unwrap().into()),
+        share: None,
         options: options.iter().map(|o| o.to_string()).collect(),
     };
     spec.mounts.extend([
