@@ -46,7 +46,6 @@ const PACKAGES: &[&str] = &[
 const FILES: &[(&str, &str, u32)] = &[
     ("etc/inittab", include_str!("../../host/inittab"), 0o644),
     ("etc/emulated-host/boot", include_str!("../../host/boot"), 0o755),
-    ("etc/emulated-host/hold", include_str!("../../host/hold"), 0o644),
     ("etc/emulated-host/serve", include_str!("../../host/serve"), 0o755),
     ("etc/emulated-host/sshd_config", include_str!("../../host/sshd_config"), 0o644),
     ("etc/resolv.conf", "nameserver 10.0.2.3\n", 0o644),
