@@ -8,7 +8,7 @@
 //! One map holds whatever is watched. What became ready is taken out of it, does what it can, and is
 //! put back if it is still alive: nothing is ever half in use.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, OwnedFd};
 
 use proto::message::{Answer, Call, Fault, Hello, ProcessId, Reply};
@@ -59,6 +59,8 @@ pub struct Agent {
     /// Calls for processes whose streams are not all there yet.
     pub(crate) pending: BTreeMap<ProcessId, Planned>,
     pub(crate) lines: Lines,
+    /// Containers that have ended but for processes which were killed and not reaped yet.
+    pub(crate) leaving: BTreeSet<String>,
     pub(crate) stop: Option<Stop>,
 }
 
@@ -89,6 +91,7 @@ impl Agent {
             processes: BTreeMap::new(),
             pending: BTreeMap::new(),
             lines: BTreeMap::new(),
+            leaving: BTreeSet::new(),
             stop: None,
         };
         for door in [&doors.sessions, &doors.stdio] {

@@ -1,33 +1,33 @@
-//! Forking a process: the agent's half and the child's.
+//! Forking a process: the agent's half. What the child does then is in [`crate::childhood`].
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use proto::message::Fault;
-use proto::spec::{Container, Process, Stdio};
-use rustix::fs::{Mode, OFlags};
+use proto::message::{Fault, FaultKind};
+use proto::spec::{Container, Hook, Namespace, Process, Stdio};
+use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
-use rustix::process::{DumpableBehavior, Pid};
+use rustix::process::Pid;
 use rustix::thread::{
     LinkNameSpaceType, ThreadNameSpaceType, move_into_link_name_space, move_into_thread_name_spaces,
 };
 
+use crate::childhood::Join;
 use crate::container::cgroup::Cgroups;
-use crate::container::within::Within;
-use crate::container::{self, Stage};
-use crate::control::{self, AgentEnd, ChildEnd};
-use crate::faults::refused;
-use crate::process::terminal::Terminal;
-use crate::process::{self, Program};
+use crate::container::{self, Stage, namespaces};
+use crate::control::{self, AgentEnd};
+use crate::faults::{fault, refused};
+use crate::sys::bpf::DeviceProgram;
 use crate::sys::{self, Forked, NewNamespaces};
 use crate::words::Refused;
 
 /// What of the guest new processes are made in.
 pub struct Guest {
     pub(crate) cgroups: Cgroups,
-    stage: Stage,
-    proc: OwnedFd,
-    pid_namespace: OwnedFd,
+    pub(crate) stage: Stage,
+    pub(crate) proc: OwnedFd,
+    /// The namespaces of its own that the agent leaves for a moment, to fork from elsewhere.
+    home: [(LinkNameSpaceType, OwnedFd); 3],
 }
 
 /// What a new process is to be.
@@ -46,6 +46,14 @@ impl Plan {
             Self::Exec(process) => process,
         }
     }
+
+    /// What runs in the container before its own program.
+    pub(crate) fn hooks(&self) -> &[Hook] {
+        match self {
+            Self::Container(spec) => &spec.start_hooks,
+            Self::Exec(_) => &[],
+        }
+    }
 }
 
 /// A process that is being set up.
@@ -53,6 +61,8 @@ pub(crate) struct Newborn {
     pub(crate) pid: Pid,
     pub(crate) pidfd: OwnedFd,
     pub(crate) control: AgentEnd,
+    /// What it may do with devices, once it is set up.
+    pub(crate) devices: Option<DeviceProgram>,
 }
 
 /// Where an exec goes.
@@ -69,10 +79,16 @@ impl Guest {
         stage.build().map_err(Refused::at(run.display().to_string()))?;
         let flags = OFlags::PATH | OFlags::CLOEXEC;
         let proc = rustix::fs::open("/proc", flags, Mode::empty()).map_err(Refused::at("/proc"))?;
-        let (name, flags) = ("self/ns/pid", OFlags::RDONLY | OFlags::CLOEXEC);
-        let pid_namespace = rustix::fs::openat(&proc, name, flags, Mode::empty());
-        let pid_namespace = pid_namespace.map_err(Refused::at(name))?;
-        Ok(Self { cgroups: Cgroups::new(cgroups.to_owned()), stage, proc, pid_namespace })
+        let home = |name: &str| {
+            let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+            rustix::fs::openat(&proc, name, flags, Mode::empty()).map_err(Refused::at(name))
+        };
+        let home = [
+            (LinkNameSpaceType::ProcessID, home("self/ns/pid")?),
+            (LinkNameSpaceType::Mount, home("self/ns/mnt")?),
+            (LinkNameSpaceType::Time, home("self/ns/time")?),
+        ];
+        Ok(Self { cgroups: Cgroups::new(cgroups.to_owned()), stage, proc, home })
     }
 
     /// Lets containers use every cgroup controller of the guest.
@@ -84,12 +100,48 @@ impl Guest {
     pub(crate) fn bear_container(
         &self,
         name: &str,
+        spec: &Container,
         plan: &Plan,
         ends: &[OwnedFd; 3],
     ) -> Result<Newborn, Fault> {
+        namespaces::judge(spec)?;
+        let devices = match spec.device_program.as_slice() {
+            [] => None,
+            program => Some(DeviceProgram::load(program).map_err(refused("device program"))?),
+        };
         let cgroup = self.cgroups.create(name).map_err(refused("cgroup"))?;
-        let fork = || sys::fork(NewNamespaces::CONTAINER, cgroup.as_fd());
-        self.bear(plan, ends, None, fork)
+        self.cgroups
+            .write(name, &spec.cgroup)
+            .map_err(|error| fault(FaultKind::InvalidSpec, format!("linux.resources: {error}")))?;
+        let new = NewNamespaces::by_clone(&spec.namespaces);
+        let fork = || sys::fork(new, Some(cgroup.as_fd())).map_err(refused("fork"));
+        let fork = || match spec.namespaces.contains(&Namespace::Time) {
+            false => fork(),
+            true => self.from(LinkNameSpaceType::Time, || {
+                sys::unshare(NewNamespaces::TIME).map_err(refused("time namespace"))?;
+                namespaces::set_clocks(self.proc.as_fd(), spec)?;
+                fork()
+            }),
+        };
+        let newborn = match namespaces::has_users(spec) {
+            false => self.bear(plan, ends, None, fork)?,
+            true => {
+                // What takes the guest's root to mount is mounted before there is another.
+                let fork = || {
+                    self.from(LinkNameSpaceType::Mount, || {
+                        sys::unshare(NewNamespaces::MOUNT).map_err(refused("mount namespace"))?;
+                        container::set_the_stage(spec, &self.stage)?;
+                        fork()
+                    })
+                };
+                let newborn = self.bear(plan, ends, None, fork)?;
+                namespaces::map_ids(self.proc.as_fd(), newborn.pid, spec)?;
+                give_pipes(newborn.pid, plan, ends)?;
+                newborn.control.go();
+                newborn
+            }
+        };
+        Ok(Newborn { devices, ..newborn })
     }
 
     /// Forks a process that joins a container.
@@ -100,30 +152,56 @@ impl Guest {
         ends: &[OwnedFd; 3],
     ) -> Result<Newborn, Fault> {
         let cgroup = self.cgroups.where_is(host.pid).map_err(refused("cgroup"))?;
+        let users = self.has_users(host.pid).map_err(refused("user namespace"))?;
+        if users {
+            give_pipes(host.pid, plan, ends)?;
+        }
         // Only a child can be in another pid namespace, so the agent forks with its eye on that one.
         // Nothing is forked in between, and the child stays the agent's own, to be reaped by it.
         let fork = || {
-            move_into_thread_name_spaces(host.pidfd, ThreadNameSpaceType::PROCESS_ID)?;
-            let forked = sys::fork(NewNamespaces::NONE, cgroup.as_fd());
-            if !matches!(forked, Ok(Forked::Child)) {
-                let own = Some(LinkNameSpaceType::ProcessID);
-                move_into_link_name_space(self.pid_namespace.as_fd(), own)?;
-            }
-            forked
+            self.from(LinkNameSpaceType::ProcessID, || {
+                move_into_thread_name_spaces(host.pidfd, ThreadNameSpaceType::PROCESS_ID)
+                    .map_err(refused("pid namespace"))?;
+                sys::fork(NewNamespaces::NONE, Some(cgroup.as_fd())).map_err(refused("fork"))
+            })
         };
-        self.bear(plan, ends, Some(host.pidfd), fork)
+        self.bear(plan, ends, Some(Join { pidfd: host.pidfd, users }), fork)
+    }
+
+    /// Lets `fork` leave one of the agent's namespaces, and brings the agent back.
+    fn from(
+        &self,
+        kind: LinkNameSpaceType,
+        fork: impl FnOnce() -> Result<Forked, Fault>,
+    ) -> Result<Forked, Fault> {
+        let forked = fork();
+        if !matches!(forked, Ok(Forked::Child)) {
+            for (_, home) in self.home.iter().filter(|(home, _)| *home == kind) {
+                move_into_link_name_space(home.as_fd(), Some(kind)).map_err(refused("way back"))?;
+            }
+        }
+        forked
+    }
+
+    /// Whether a process has a user namespace that is not the guest's.
+    fn has_users(&self, pid: Pid) -> Result<bool, Errno> {
+        let of = |process: &str| {
+            let path = format!("{process}/ns/user");
+            rustix::fs::statat(&self.proc, path, AtFlags::empty()).map(|stat| stat.st_ino)
+        };
+        Ok(of(&pid.as_raw_nonzero().to_string())? != of("self")?)
     }
 
     fn bear(
         &self,
         plan: &Plan,
         ends: &[OwnedFd; 3],
-        join: Option<BorrowedFd<'_>>,
-        fork: impl FnOnce() -> Result<Forked, Errno>,
+        join: Option<Join<'_>>,
+        fork: impl FnOnce() -> Result<Forked, Fault>,
     ) -> Result<Newborn, Fault> {
         let (control, childs) = control::pair().map_err(refused("control socket"))?;
-        match fork().map_err(refused("fork"))? {
-            Forked::Parent { pid, pidfd } => Ok(Newborn { pid, pidfd, control }),
+        match fork()? {
+            Forked::Parent { pid, pidfd } => Ok(Newborn { pid, pidfd, control, devices: None }),
             Forked::Child => {
                 let fault = self.live(plan, ends, join, &childs);
                 childs.fault(fault);
@@ -131,96 +209,13 @@ impl Guest {
             }
         }
     }
-
-    /// The child's whole life before its program. Comes back only with what ended it.
-    fn live(
-        &self,
-        plan: &Plan,
-        ends: &[OwnedFd; 3],
-        join: Option<BorrowedFd<'_>>,
-        control: &ChildEnd,
-    ) -> Fault {
-        match self.prepare(plan, ends, join, control) {
-            Err(fault) => fault,
-            Ok((program, terminal)) => {
-                let master = terminal.as_ref().map(|terminal| terminal.master.as_fd());
-                if !control.ready(master) {
-                    sys::exit_now(1);
-                }
-                match sys::restore_signals() {
-                    Ok(()) => program.run().into(),
-                    Err(errno) => refused("signals")(errno),
-                }
-            }
-        }
-    }
-
-    fn prepare(
-        &self,
-        plan: &Plan,
-        ends: &[OwnedFd; 3],
-        join: Option<BorrowedFd<'_>>,
-        control: &ChildEnd,
-    ) -> Result<(Program, Option<Terminal>), Fault> {
-        // A process of the container that it joins could look into this one: not while it holds a
-        // copy of the agent. `execve` lifts this.
-        rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
-            .map_err(refused("dumpable"))?;
-        for (number, end) in (0..).zip(ends) {
-            sys::place_descriptor(end.as_fd(), number).map_err(refused("stdio"))?;
-        }
-        let proc = self.proc.as_fd();
-        close_all_but(&[Some(control.as_fd()), Some(proc), join])?;
-        if let Some(score) = plan.process().oom_score_adj {
-            adjust_oom_score(proc, score).map_err(refused("process.oomScoreAdj"))?;
-        }
-        let terminal = match plan {
-            Plan::Container(spec) => container::set_up(spec, &self.stage, proc)?,
-            Plan::Exec(spec) => self.join(join, spec)?,
-        };
-        // From here on names of the container are followed, which may lead through descriptors.
-        let [master, slave] = match &terminal {
-            Some(terminal) => [Some(terminal.master.as_fd()), Some(terminal.slave.as_fd())],
-            None => [None, None],
-        };
-        close_all_but(&[Some(control.as_fd()), master, slave])?;
-        let program = process::assume(plan.process(), terminal.as_ref())?;
-        Ok((program, terminal))
-    }
-
-    /// Goes where the container's first process is; its pid namespace and cgroup were the child's
-    /// from birth.
-    fn join(
-        &self,
-        pidfd: Option<BorrowedFd<'_>>,
-        spec: &Process,
-    ) -> Result<Option<Terminal>, Fault> {
-        let rest = ThreadNameSpaceType::MOUNT
-            | ThreadNameSpaceType::HOST_NAME_AND_NIS_DOMAIN_NAME
-            | ThreadNameSpaceType::INTER_PROCESS_COMMUNICATION
-            | ThreadNameSpaceType::CONTROL_GROUP;
-        let pidfd = pidfd.ok_or(Errno::SRCH).map_err(refused("container"))?;
-        move_into_thread_name_spaces(pidfd, rest).map_err(refused("namespaces"))?;
-        match spec.stdio {
-            Stdio::Pipes { .. } => Ok(None),
-            Stdio::Terminal { size } => {
-                let flags = OFlags::PATH | OFlags::CLOEXEC;
-                let root = rustix::fs::open("/", flags, Mode::empty()).map_err(refused("/"))?;
-                let terminal = Terminal::open(&Within::new(&root), size);
-                let fault = |error| container::SetupError::Terminal(error).into();
-                terminal.map(Some).map_err(fault)
-            }
-        }
-    }
 }
 
-fn close_all_but(keep: &[Option<BorrowedFd<'_>>]) -> Result<(), Fault> {
-    let mut keep: Vec<_> = keep.iter().flatten().map(AsRawFd::as_raw_fd).collect();
-    sys::close_all_but(&mut keep).map_err(refused("descriptors"))
-}
-
-fn adjust_oom_score(proc: BorrowedFd<'_>, score: i32) -> Result<(), Errno> {
-    let flags = OFlags::WRONLY | OFlags::CLOEXEC;
-    let file = rustix::fs::openat(proc, "self/oom_score_adj", flags, Mode::empty())?;
-    rustix::io::write(file, score.to_string().as_bytes()).map(drop)
+/// Gives the ends that a process will have to the root it will know.
+fn give_pipes(pid: Pid, plan: &Plan, ends: &[OwnedFd; 3]) -> Result<(), Fault> {
+    let Stdio::Pipes { stdin, stdout, stderr } = plan.process().stdio else { return Ok(()) };
+    let pipes = ends.iter().zip([stdin, stdout, stderr]).filter(|(_, is_pipe)| *is_pipe);
+    let pipes: Vec<_> = pipes.map(|(end, _)| end).collect();
+    namespaces::give(pid, &pipes)
+        .map_err(|error| fault(FaultKind::System, format!("owner of stdio: {error}")))
 }

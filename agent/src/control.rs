@@ -1,6 +1,7 @@
 //! The line between the agent and a process it is making.
 //!
-//! A pair of `SOCK_SEQPACKET` sockets. The child says one thing: that it is ready (with its
+//! A pair of `SOCK_SEQPACKET` sockets. A child in a user namespace of its own waits until it was said
+//! there who is who. The child says one thing: that it is ready (with its
 //! terminal, if it has one) or why it cannot be. It then waits for a word to go on, and calls
 //! `execve`, which closes its end: end of file is the news that the program runs. If `execve` fails
 //! it says why instead.
@@ -92,8 +93,12 @@ impl ChildEnd {
     /// Says that the process is ready, and waits to be let go. Returns whether it was: the agent
     /// may end first.
     pub(crate) fn ready(&self, terminal: Option<BorrowedFd<'_>>) -> bool {
-        let mut word = [0];
-        self.say(&Ok(()), terminal).is_ok() && matches!(rustix::io::read(&self.0, &mut word), Ok(1))
+        self.say(&Ok(()), terminal).is_ok() && self.waits()
+    }
+
+    /// Waits for a word to go on. Returns whether it came.
+    pub(crate) fn waits(&self) -> bool {
+        matches!(rustix::io::read(&self.0, &mut [0]), Ok(1))
     }
 
     /// Says why the process cannot be.

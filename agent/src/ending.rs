@@ -1,6 +1,7 @@
 //! From a process's end to the answers that wait for it.
 
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::os::fd::OwnedFd;
 
 use proto::message::{ExitStatus, ProcessId, Reply};
@@ -26,6 +27,10 @@ impl Agent {
             if let Some(id) = known {
                 self.has_ended(&id, exit_status(status));
             }
+        }
+        for container in std::mem::take(&mut self.leaving) {
+            self.clear_cgroup(&container);
+            self.tell_who_waits(&ProcessId { container, exec: None });
         }
         Some(Watched::Children(signals))
     }
@@ -68,12 +73,33 @@ impl Agent {
     /// Its other processes are gone, and its mounts with its namespaces. What is left is the cgroup,
     /// and what was meant for it and never used.
     fn container_has_ended(&mut self, first: &ProcessId) {
-        if let Err(error) = self.guest.cgroups.remove(&first.container) {
-            kmsg::say(Weight::Warning, &format!("cgroup of {}: {error}", first.container));
-        }
+        self.clear_cgroup(&first.container);
         self.lines.retain(|(id, _), _| id.container != first.container);
         let is_late = |id: &ProcessId| id.container == first.container && id.exec.is_some();
         self.abandon(|id, _| is_late(id), "came too late: its container has ended");
+    }
+
+    /// Removes a container's cgroup. Processes that share the guest's pid namespace do not end with
+    /// the first: they are killed, and the cgroup goes when the last of them was reaped.
+    pub(crate) fn clear_cgroup(&mut self, container: &str) {
+        let cgroups = &self.guest.cgroups;
+        let cleared = cgroups.signal(container, libc::SIGKILL);
+        let cleared = cleared.and_then(|()| cgroups.remove(container));
+        let is_busy = cleared.as_ref().is_err_and(|error| error.kind() == ErrorKind::ResourceBusy);
+        let first = ProcessId { container: container.to_owned(), exec: None };
+        if let Some(process) = self.processes.get_mut(&first) {
+            process.is_outlived = is_busy;
+        }
+        match cleared {
+            Ok(()) => {}
+            Err(_) if is_busy => {
+                self.leaving.insert(first.container);
+            }
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => {
+                kmsg::say(Weight::Warning, &format!("cgroup of {container}: {error}"));
+            }
+        }
     }
 
     /// Gives up processes that were planned and are not to be.

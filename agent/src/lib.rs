@@ -10,6 +10,7 @@
 mod agent;
 mod birth;
 pub mod boot;
+mod childhood;
 mod container;
 mod control;
 mod ending;
@@ -18,6 +19,7 @@ pub mod kmsg;
 mod lifecycle;
 mod process;
 mod processes;
+mod queries;
 mod reactor;
 mod relay;
 mod session;

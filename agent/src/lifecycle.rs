@@ -40,10 +40,10 @@ impl Agent {
                 Some(self.resize(&process, size).map(|()| Reply::Done))
             }
             Request::Wait { process } => self.wait(asker, &process),
-            Request::Processes { .. }
-            | Request::ReadCgroup { .. }
-            | Request::WriteCgroup { .. } => {
-                Some(Err(fault(FaultKind::InvalidSpec, "not known to this agent".to_owned())))
+            Request::Processes { container } => Some(self.list_processes(container)),
+            Request::ReadCgroup { container, files } => Some(self.read_cgroup(container, files)),
+            Request::WriteCgroup { container, values } => {
+                Some(self.write_cgroup(container, &values))
             }
             Request::PowerOff => {
                 self.stop = Some(Stop::PowerOff);
@@ -126,11 +126,13 @@ impl Agent {
 
     fn bear(&mut self, id: &ProcessId, planned: &mut Planned) -> Result<(), Fault> {
         let Planned { plan, asker, start, waiting } = planned;
+        let plan: &Plan = plan;
         let stdio = plan.process().stdio;
         let laid = stdio::lay(id, stdio, &mut self.lines).map_err(refused("stdio"))?;
         let newborn = match plan {
-            Plan::Container(_) => {
-                let newborn = self.guest.bear_container(&id.container, plan, &laid.ends)?;
+            Plan::Container(spec) => {
+                let born = self.guest.bear_container(&id.container, spec, plan, &laid.ends);
+                let newborn = born.inspect_err(|_| self.clear_cgroup(&id.container))?;
                 // What is known about an earlier container of this name goes with the name.
                 self.processes.retain(|known, _| known.container != id.container);
                 newborn
@@ -141,7 +143,8 @@ impl Agent {
                 self.guest.bear_exec(&host, plan, &laid.ends)?
             }
         };
-        let stage = Stage::SettingUp { asker: *asker, start: *start, terminal: laid.terminal };
+        let (terminal, devices) = (laid.terminal, newborn.devices);
+        let stage = Stage::SettingUp { asker: *asker, start: *start, terminal, devices };
         let waiting = std::mem::take(waiting);
         let mut process = Process::new(newborn.pid, newborn.pidfd, stage, waiting);
         for relay in laid.relays {
@@ -178,10 +181,19 @@ impl Agent {
     fn is_ready(&mut self, id: &ProcessId, control: &AgentEnd, master: Option<OwnedFd>) {
         let Some(alive) = self.alive_mut(id) else { return };
         let pid = alive.number();
-        let (asker, start, line) = match alive.take_stage() {
-            Stage::SettingUp { asker, start, terminal } => (asker, start, terminal),
+        let (asker, start, line, devices) = match alive.take_stage() {
+            Stage::SettingUp { asker, start, terminal, devices } => {
+                (asker, start, terminal, devices)
+            }
             stage => return alive.stage = stage,
         };
+        // Setting up took devices that the container is not to have: disks, for one.
+        if let Some(devices) = devices
+            && let Err(errno) = self.guest.cgroups.guard(&id.container, &devices)
+        {
+            return self.give_up(id, asker, start, refused("device program")(errno));
+        }
+        let Some(alive) = self.alive_mut(id) else { return };
         let goes_for = if id.exec.is_some() { Some(asker) } else { start };
         match goes_for {
             Some(asker) => {
@@ -201,6 +213,14 @@ impl Agent {
                 Err(errno) => kmsg::say(Weight::Warning, &format!("terminal: {}", words(errno))),
             }
         }
+    }
+
+    /// Ends a process that is set up and cannot be let go.
+    fn give_up(&mut self, id: &ProcessId, asker: Asker, start: Option<Asker>, fault: Fault) {
+        let Some(alive) = self.alive_mut(id) else { return };
+        alive.stage = Stage::Failed { askers: [asker].into_iter().chain(start).collect(), fault };
+        // If it is dead already, so much the better.
+        let _ = sys::kill(alive.pid, libc::SIGKILL);
     }
 
     fn has_failed(&mut self, id: &ProcessId, fault: Fault) {
@@ -309,7 +329,7 @@ impl Agent {
         self.processes.get_mut(id)?.alive_mut()
     }
 
-    fn known_alive_mut(&mut self, id: &ProcessId) -> Result<&mut Alive, Fault> {
+    pub(crate) fn known_alive_mut(&mut self, id: &ProcessId) -> Result<&mut Alive, Fault> {
         let process = self.processes.get_mut(id).ok_or_else(|| no_such(id))?;
         process.alive_mut().ok_or_else(|| wrong_state(id, "has ended"))
     }

@@ -8,6 +8,7 @@ use rustix::process::Pid;
 use crate::birth::Plan;
 use crate::reactor::Token;
 use crate::stdio::Line;
+use crate::sys::bpf::DeviceProgram;
 
 /// A call that waits for its answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +49,8 @@ pub(crate) struct Process {
     pub(crate) terminal: Option<Token>,
     /// Who waits for its end.
     pub(crate) waiting: Vec<Asker>,
+    /// It has left others behind in its container, which are about to end too.
+    pub(crate) is_outlived: bool,
 }
 
 /// Whether a process runs.
@@ -70,7 +73,13 @@ pub(crate) struct Alive {
 pub(crate) enum Stage {
     /// It makes its surroundings. `terminal` is the connection that will be joined to its terminal,
     /// `start` whoever wants it to go on at once.
-    SettingUp { asker: Asker, start: Option<Asker>, terminal: Option<Line> },
+    /// `devices` judges what it does with devices once it is set up.
+    SettingUp {
+        asker: Asker,
+        start: Option<Asker>,
+        terminal: Option<Line>,
+        devices: Option<DeviceProgram>,
+    },
     /// It is held before `execve`.
     Created,
     /// It was told to go.
@@ -90,13 +99,14 @@ impl Process {
             undrained: Vec::new(),
             terminal: None,
             waiting,
+            is_outlived: false,
         }
     }
 
-    /// How it ended, once it has and the host has got all its output.
+    /// How it ended, once it has, its container with it, and the host has got all its output.
     pub(crate) fn outcome(&self) -> Option<ExitStatus> {
         match self.life {
-            Life::Ended(status) if self.undrained.is_empty() => Some(status),
+            Life::Ended(status) if self.undrained.is_empty() && !self.is_outlived => Some(status),
             Life::Ended(_) | Life::Alive(_) => None,
         }
     }

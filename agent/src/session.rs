@@ -3,10 +3,11 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use proto::frame::{self, Decoder, FrameError};
-use proto::message::{Answer, Call, Hello};
+use proto::message::{Answer, Call, FaultKind, Hello};
 use rustix::io::Errno;
 use rustix::net::SendFlags;
 
+use crate::faults::fault;
 use crate::words::words;
 
 /// Bytes taken from a connection at a time.
@@ -85,9 +86,14 @@ impl Session {
         }
     }
 
-    /// Answers a call, at once or as soon as the host reads again.
+    /// Answers a call, at once or as soon as the host reads again. How much there is to say can be
+    /// a container's doing, so an answer that is too long becomes a fault and not the session's end.
     pub(crate) fn answer(&mut self, answer: &Answer) -> Result<(), SessionEnd> {
-        self.say(frame::encode(answer)?)
+        let frame = frame::encode(answer).or_else(|error| {
+            let fault = fault(FaultKind::System, format!("answer: {error}"));
+            frame::encode(&Answer { id: answer.id, result: Err(fault) })
+        });
+        self.say(frame?)
     }
 
     fn say(&mut self, frame: Vec<u8>) -> Result<(), SessionEnd> {

@@ -3,12 +3,16 @@
 //! Everything else in this crate is safe code on top of `rustix`. The agent has one thread, which is
 //! what makes [`fork`] sound: no other thread can hold a lock that the child would need.
 
+pub(crate) mod bpf;
+pub(crate) mod own;
+
 use std::ffi::{CStr, CString, c_char, c_int, c_ulong};
 use std::io;
 use std::mem::{MaybeUninit, size_of};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
 
+use proto::spec::Namespace;
 use rustix::io::Errno;
 use rustix::process::Pid;
 
@@ -37,23 +41,45 @@ pub(crate) struct NewNamespaces(c_int);
 impl NewNamespaces {
     /// None: the child lives where its parent does.
     pub(crate) const NONE: Self = Self(0);
-    /// Those of a container that a clone can give. The cgroup namespace is not among them: its root
-    /// would be the parent's cgroup instead of the child's.
-    pub(crate) const CONTAINER: Self =
-        Self(libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWUTS | libc::CLONE_NEWIPC);
+    /// Mounts.
+    pub(crate) const MOUNT: Self = Self(libc::CLONE_NEWNS);
+    /// The view of the cgroup hierarchy. A clone would make the parent's cgroup its root.
+    pub(crate) const CGROUP: Self = Self(libc::CLONE_NEWCGROUP);
+    /// Clocks, for children to be. They cannot be set once somebody lives by them.
+    pub(crate) const TIME: Self = Self(CLONE_NEWTIME);
+
+    /// Those of a container that a clone can give. It always has mounts of its own: its root is one,
+    /// and the guest has nothing to share there but what the agent works with.
+    pub(crate) fn by_clone(wanted: &[Namespace]) -> Self {
+        let flag = |namespace: &Namespace| match namespace {
+            Namespace::Pid => libc::CLONE_NEWPID,
+            Namespace::Mount => libc::CLONE_NEWNS,
+            Namespace::Ipc => libc::CLONE_NEWIPC,
+            Namespace::Uts => libc::CLONE_NEWUTS,
+            Namespace::User => libc::CLONE_NEWUSER,
+            Namespace::Cgroup | Namespace::Time => 0,
+        };
+        Self(wanted.iter().map(flag).fold(libc::CLONE_NEWNS, |flags, flag| flags | flag))
+    }
 }
 
-/// Forks a child that begins its life in `cgroup`. Being born there is much cheaper than moving
-/// there, which waits until every CPU has passed a quiet point.
-pub(crate) fn fork(new: NewNamespaces, cgroup: BorrowedFd<'_>) -> Result<Forked, Errno> {
+/// Not in every C library's list.
+const CLONE_NEWTIME: c_int = 0x80;
+
+/// Forks a child that begins its life in `cgroup`, or in its parent's. Being born there is much
+/// cheaper than moving there, which waits until every CPU has passed a quiet point.
+pub(crate) fn fork(new: NewNamespaces, cgroup: Option<BorrowedFd<'_>>) -> Result<Forked, Errno> {
     const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
     let mut pidfd: RawFd = -1;
     // SAFETY: all zeroes is a valid `clone_args`: it asks for nothing.
     let mut args: libc::clone_args = unsafe { MaybeUninit::zeroed().assume_init() };
-    args.flags = new.0 as u64 | libc::CLONE_PIDFD as u64 | CLONE_INTO_CGROUP;
+    args.flags = new.0 as u64 | libc::CLONE_PIDFD as u64;
     args.pidfd = ptr::from_mut(&mut pidfd) as u64;
     args.exit_signal = libc::SIGCHLD as u64;
-    args.cgroup = cgroup.as_raw_fd() as u64;
+    if let Some(cgroup) = cgroup {
+        args.flags |= CLONE_INTO_CGROUP;
+        args.cgroup = cgroup.as_raw_fd() as u64;
+    }
     // SAFETY: without CLONE_VM and with no stack this is a fork: the child goes on with a copy of
     // everything, and no lock is held by another thread because there is none.
     let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of_val(&args)) };
@@ -69,10 +95,10 @@ pub(crate) fn fork(new: NewNamespaces, cgroup: BorrowedFd<'_>) -> Result<Forked,
     }
 }
 
-/// Puts the calling process into a cgroup namespace whose root is its own cgroup.
-pub(crate) fn new_cgroup_namespace() -> Result<(), Errno> {
-    // SAFETY: changes what `/proc/self/cgroup` and cgroup mounts show; no memory is involved.
-    checked(unsafe { libc::unshare(libc::CLONE_NEWCGROUP) }).map(drop)
+/// Gives the calling process namespaces of its own, one or the other way [`fork`] cannot.
+pub(crate) fn unshare(new: NewNamespaces) -> Result<(), Errno> {
+    // SAFETY: changes what names lead to; descriptors and memory stay as they are.
+    checked(unsafe { libc::unshare(new.0) }).map(drop)
 }
 
 /// Ends the calling process without running anything that was registered for its end: a forked

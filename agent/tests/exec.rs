@@ -155,8 +155,7 @@ fn many_short_containers_and_processes_leave_nothing_in_the_agent() {
         assert_eq!((status, out.as_str()), (ExitStatus::Code(0), "hi\n"));
         let mut spec = container(&root, &["nope"]);
         spec.process.stdio = NO_STREAMS;
-        agent.host.call(create("short", spec)).unwrap();
-        agent.host.call(start("short")).unwrap_err();
+        agent.host.call(create("short", spec)).unwrap_err();
     };
     idle(&mut agent);
     round(&mut agent);

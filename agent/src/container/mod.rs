@@ -5,22 +5,25 @@
 //! again, and then into it.
 
 pub(crate) mod cgroup;
+mod copy_up;
 mod devices;
 mod masks;
 mod mounts;
+pub(crate) mod namespaces;
 mod options;
 mod root;
+mod shares;
 pub(crate) mod within;
 
 use std::os::fd::{AsFd, BorrowedFd};
 
 use proto::message::{Fault, FaultKind};
-use proto::spec::{Container, Stdio};
+use proto::spec::{Container, Namespace, Stdio};
 use rustix::fs::Mode;
 use rustix::io::Errno;
 
 use crate::process::terminal::{Terminal, TerminalError};
-use crate::sys;
+use crate::sys::{self, NewNamespaces};
 use crate::words::words;
 pub(crate) use root::Stage;
 use within::Within;
@@ -28,6 +31,8 @@ use within::Within;
 /// Why a container cannot be set up.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SetupError {
+    #[error(transparent)]
+    Shares(#[from] shares::SharesError),
     #[error(transparent)]
     Root(#[from] root::RootError),
     #[error(transparent)]
@@ -50,17 +55,28 @@ impl From<SetupError> for Fault {
             SetupError::Mount(error) => error.is_of_the_spec(),
             SetupError::Root(error) => matches!(
                 error,
-                root::RootError::NoSuchSlot { .. } | root::RootError::Directory { .. }
+                root::RootError::NoSuchSlot { .. }
+                    | root::RootError::Directory { .. }
+                    | root::RootError::NoPropagation { .. }
             ),
             SetupError::Mask(masks::MaskError::Sysctl { .. }) | SetupError::Cwd { .. } => true,
-            SetupError::Mask(_)
-            | SetupError::Device(_)
+            SetupError::Device(error) => error.is_of_the_spec(),
+            SetupError::Shares(_)
+            | SetupError::Mask(_)
             | SetupError::Terminal(_)
             | SetupError::Step { .. } => false,
         };
         let kind = if of_the_spec { FaultKind::InvalidSpec } else { FaultKind::System };
         Self { kind, message: error.to_string() }
     }
+}
+
+/// Mounts what a container with users of its own is made of, while the calling process is still the
+/// guest's root: disks and nodes of devices take no other's word.
+pub(crate) fn set_the_stage(spec: &Container, stage: &Stage) -> Result<(), SetupError> {
+    shares::mount(spec)?;
+    stage.mount(&spec.root)?;
+    Ok(devices::lay_out(spec, stage)?)
 }
 
 /// Makes the calling process, forked into a container's namespaces and cgroup, stand in the
@@ -74,18 +90,32 @@ pub(crate) fn set_up(
     let step = |step| move |errno| SetupError::Step { step, errno };
     // Modes below are meant as they are written.
     rustix::process::umask(Mode::empty());
-    sys::new_cgroup_namespace().map_err(step("cgroup namespace"))?;
+    if namespaces::has_users(spec) {
+        namespaces::take_root().map_err(step("user namespace"))?;
+    }
+    if spec.namespaces.contains(&Namespace::Cgroup) {
+        sys::unshare(NewNamespaces::CGROUP).map_err(step("cgroup namespace"))?;
+    }
     if let Some(hostname) = &spec.hostname {
         rustix::system::sethostname(hostname.as_bytes()).map_err(step("hostname"))?;
     }
+    if let Some(domainname) = &spec.domainname {
+        rustix::system::setdomainname(domainname.as_bytes()).map_err(step("domainname"))?;
+    }
     masks::set_kernel_values(proc, &spec.sysctl)?;
 
-    let tree = stage.mount(&spec.root)?;
+    let tree = match namespaces::has_users(spec) {
+        true => stage.take_over()?,
+        false => {
+            shares::mount(spec)?;
+            stage.mount(&spec.root)?
+        }
+    };
     let root = Within::new(&tree);
     for mount in &spec.mounts {
         mounts::mount(&root, mount)?;
     }
-    devices::make(&root, &spec.mounts)?;
+    devices::make(&root, spec, stage)?;
     root.make_directory(&spec.process.cwd)
         .map_err(|errno| SetupError::Cwd { path: spec.process.cwd.display().to_string(), errno })?;
     let terminal = match spec.process.stdio {
@@ -98,6 +128,12 @@ pub(crate) fn set_up(
     masks::mask(&root, &spec.masked_paths)?;
     masks::protect(&root, &spec.readonly_paths)?;
     root::enter(&tree)?;
+    if let Some(word) = &spec.root_propagation {
+        root::propagate(&tree, word)?;
+    }
+    for mount in &spec.mounts {
+        mounts::propagate(&root, mount)?;
+    }
     if spec.readonly {
         masks::make_read_only(tree.as_fd(), false).map_err(step("root.readonly"))?;
     }

@@ -13,8 +13,10 @@ use rustix::mount::{
     fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
 };
 
+use super::copy_up::{self, CopyError};
 use super::options::{Bind, Options};
 use super::within::Within;
+use crate::boot;
 use crate::sys::{self, MountAttributes};
 use crate::words::words;
 
@@ -27,6 +29,12 @@ pub(crate) enum MountError {
     NoSource { destination: String },
     #[error("mounts: {destination}: no file system type and no bind")]
     NoType { destination: String },
+    #[error("mounts: {destination}: options: {option} is not supported")]
+    Unsupported { destination: String, option: String },
+    #[error("mounts: {destination}: options: {option} means nothing there")]
+    Meaningless { destination: String, option: String },
+    #[error("mounts: {destination}: tmpcopyup: {error}")]
+    CopyUp { destination: String, error: CopyError },
     #[error("mounts: {destination}: source {from}: {}", words(*.errno))]
     Source { destination: String, from: String, errno: Errno },
     #[error("mounts: {destination}: {step}: {}", words(*.errno))]
@@ -39,10 +47,14 @@ impl MountError {
     /// Whether it is the specification that is wrong, rather than the kernel unwilling.
     pub(crate) fn is_of_the_spec(&self) -> bool {
         match self {
-            Self::OverRoot { .. } | Self::NoSource { .. } | Self::NoType { .. } => true,
+            Self::OverRoot { .. }
+            | Self::NoSource { .. }
+            | Self::NoType { .. }
+            | Self::Unsupported { .. }
+            | Self::Meaningless { .. } => true,
             Self::Source { errno, .. } => *errno == Errno::NOENT,
             Self::FileSystem { error, .. } => matches!(error.errno, Errno::INVAL | Errno::NODEV),
-            Self::Step { .. } => false,
+            Self::Step { .. } | Self::CopyUp { .. } => false,
         }
     }
 }
@@ -63,18 +75,40 @@ pub(crate) fn mount(root: &Within<'_>, mount: &Mount) -> Result<(), MountError> 
     let step = |step: &'static str| {
         move |errno| MountError::Step { destination: destination(), step, errno }
     };
-    let options = Options::parse(&mount.options);
+    let options = parse(mount)?;
     if mount.destination.components().count() < 2 {
         return Err(MountError::OverRoot { destination: destination() });
     }
-    let bind = options.bind.or((mount.kind.as_deref() == Some("bind")).then_some(Bind::One));
+    // A share is what the host has bound: all of it, as the host meant it.
+    let share = mount.share.as_ref().map(|_| Bind::All);
+    let bind = share.or(options.bind);
+    let bind = bind.or((mount.kind.as_deref() == Some("bind")).then_some(Bind::One));
+    let is_tmpfs = bind.is_none() && mount.kind.as_deref() == Some("tmpfs");
+    let nothing_to_say = options.remount || bind.is_some();
+    let meaningless = options.data.iter().find(|(word, _)| nothing_to_say && !of_superblock(word));
+    if let Some((option, _)) = meaningless {
+        let option = option.clone();
+        return Err(MountError::Meaningless { destination: destination(), option });
+    }
+    if options.copies_up && !is_tmpfs {
+        let option = "tmpcopyup".to_owned();
+        return Err(MountError::Meaningless { destination: destination(), option });
+    }
+    if options.remount {
+        let place = root.find(&mount.destination).map_err(step("destination"))?;
+        return change(place.as_fd(), &options).map_err(step("remount"));
+    }
     let (tree, is_directory) = match bind {
         Some(bind) => bound(mount, bind)?,
-        None => (new_mount(mount, &options)?, true),
+        None => (new_mount(root, mount, &options)?, true),
     };
-    if bind.is_some() && !options.own.is_empty() {
-        let own = MountAttributes { propagation: 0, ..options.own };
-        sys::set_mount_attributes(tree.as_fd(), &own, false).map_err(step("options"))?;
+    if options.copies_up {
+        copy_up::copy(root, &mount.destination, &tree)
+            .map_err(|error| MountError::CopyUp { destination: destination(), error })?;
+    }
+    if bind.is_some() {
+        let own = Options { recursive: MountAttributes::default(), ..options.clone() };
+        change(tree.as_fd(), &own).map_err(step("options"))?;
     }
     let place = match is_directory {
         true => root.make_directory(&mount.destination),
@@ -82,13 +116,42 @@ pub(crate) fn mount(root: &Within<'_>, mount: &Mount) -> Result<(), MountError> 
     };
     let place = place.map_err(step("destination"))?;
     attach(tree.as_fd(), place.as_fd()).map_err(step("mount"))?;
-    if options.own.propagation != 0 {
-        let own = MountAttributes { set: 0, clear: 0, ..options.own };
-        sys::set_mount_attributes(tree.as_fd(), &own, false).map_err(step("propagation"))?;
+    let recursive = Options { own: MountAttributes::default(), ..options };
+    change(tree.as_fd(), &recursive).map_err(step("recursive options"))
+}
+
+/// Says what happens to later mounts below one of a container's `mounts`. The container's root must
+/// not be shared with anybody until it is entered, and has its own say first: so this comes last.
+pub(crate) fn propagate(root: &Within<'_>, mount: &Mount) -> Result<(), MountError> {
+    let options = parse(mount)?;
+    let step = |errno| {
+        let destination = mount.destination.display().to_string();
+        MountError::Step { destination, step: "propagation", errno }
+    };
+    for (attributes, recursive) in [(options.own, false), (options.recursive, true)] {
+        if attributes.propagation != 0 {
+            let place = root.find(&mount.destination).map_err(step)?;
+            let only = MountAttributes { set: 0, clear: 0, ..attributes };
+            sys::set_mount_attributes(place.as_fd(), &only, recursive).map_err(step)?;
+        }
     }
-    if !options.recursive.is_empty() {
-        sys::set_mount_attributes(tree.as_fd(), &options.recursive, true)
-            .map_err(step("recursive options"))?;
+    Ok(())
+}
+
+fn parse(mount: &Mount) -> Result<Options, MountError> {
+    Options::parse(&mount.options).map_err(|option| {
+        let destination = mount.destination.display().to_string();
+        MountError::Unsupported { destination, option }
+    })
+}
+
+/// Changes what can be told of a mount without asking its file system, but for its propagation.
+fn change(mount: BorrowedFd<'_>, options: &Options) -> Result<(), Errno> {
+    for (attributes, recursive) in [(options.own, false), (options.recursive, true)] {
+        let attributes = MountAttributes { propagation: 0, ..attributes };
+        if !attributes.is_empty() {
+            sys::set_mount_attributes(mount, &attributes, recursive)?;
+        }
     }
     Ok(())
 }
@@ -96,8 +159,10 @@ pub(crate) fn mount(root: &Within<'_>, mount: &Mount) -> Result<(), MountError> 
 /// A detached copy of the source of a bind mount, and whether it is a directory.
 fn bound(mount: &Mount, bind: Bind) -> Result<(OwnedFd, bool), MountError> {
     let destination = mount.destination.display().to_string();
-    let Some(from) = mount.source.clone() else {
-        return Err(MountError::NoSource { destination });
+    let from = match (&mount.share, &mount.source) {
+        (Some(name), _) => format!("{}/{name}", boot::SHARES),
+        (None, Some(source)) => source.clone(),
+        (None, None) => return Err(MountError::NoSource { destination }),
     };
     let copy = || {
         let tree = copy_of(CWD, Path::new(&from), bind)?;
@@ -107,7 +172,7 @@ fn bound(mount: &Mount, bind: Bind) -> Result<(OwnedFd, bool), MountError> {
     copy().map_err(|errno| MountError::Source { destination, from, errno })
 }
 
-fn new_mount(mount: &Mount, options: &Options) -> Result<OwnedFd, MountError> {
+fn new_mount(root: &Within<'_>, mount: &Mount, options: &Options) -> Result<OwnedFd, MountError> {
     let destination = || mount.destination.display().to_string();
     let kind = match mount.kind.as_deref() {
         // What a specification calls `cgroup` is whatever hierarchy there is; here it is version 2.
@@ -117,8 +182,39 @@ fn new_mount(mount: &Mount, options: &Options) -> Result<OwnedFd, MountError> {
     };
     let attributes = MountAttrFlags::from_bits_retain(u32::try_from(options.own.set).unwrap_or(0));
     let source = mount.source.as_deref();
-    file_system(kind, source, &options.data, attributes)
-        .map_err(|error| MountError::FileSystem { destination: destination(), error })
+    let mut data = options.data.clone();
+    if kind == "tmpfs" && !data.iter().any(|(name, _)| name == "mode") {
+        data.extend(mode_of(root, &mount.destination));
+    }
+    match file_system(kind, source, &data, attributes) {
+        // Who has users of its own may not mount what shows a network that is the guest's.
+        Err(FileSystemError { errno: Errno::PERM, .. }) if kind == "sysfs" => guests_sysfs(options)
+            .map_err(|errno| {
+                let (destination, from) = (destination(), SYSFS.to_owned());
+                MountError::Source { destination, from, errno }
+            }),
+        made => made.map_err(|error| MountError::FileSystem { destination: destination(), error }),
+    }
+}
+
+const SYSFS: &str = "/sys";
+
+fn guests_sysfs(options: &Options) -> Result<OwnedFd, Errno> {
+    let tree = copy_of(CWD, Path::new(SYSFS), Bind::All)?;
+    change(tree.as_fd(), options)?;
+    Ok(tree)
+}
+
+/// The mode of the directory that a `tmpfs` is to hide, for one that has none of its own.
+fn mode_of(root: &Within<'_>, destination: &Path) -> Option<(String, Option<String>)> {
+    let there = rustix::fs::fstat(root.find(destination).ok()?).ok()?;
+    let is_directory = FileType::from_raw_mode(there.st_mode) == FileType::Directory;
+    is_directory.then(|| ("mode".to_owned(), Some(format!("{:o}", there.st_mode & 0o7777))))
+}
+
+/// Words for how a file system as a whole writes. A bind mount or a remount leaves that as it is.
+fn of_superblock(word: &str) -> bool {
+    ["async", "dirsync", "lazytime", "mand", "nolazytime", "nomand", "sync"].contains(&word)
 }
 
 /// A new, detached mount of a file system.

@@ -14,6 +14,10 @@ pub(crate) struct Options {
     pub(crate) recursive: MountAttributes,
     /// For the file system itself: a word, or a name and a value.
     pub(crate) data: Vec<(String, Option<String>)>,
+    /// What the image has there is copied into the new file system.
+    pub(crate) copies_up: bool,
+    /// It changes what is mounted there already.
+    pub(crate) remount: bool,
 }
 
 /// How much a bind mount shows.
@@ -51,6 +55,13 @@ const ATTRIBUTES: [(&str, Attr, Attr); 18] = [
 
 const NONE: Attr = Attr::empty();
 
+/// Words of mount(8) that file systems are not asked for this way: each keeps the versions of its
+/// inodes as it needs them, and speaks to its own log.
+const WITHOUT_EFFECT: [&str; 6] = ["", "defaults", "iversion", "noiversion", "silent", "loud"];
+
+/// Words for mounts with other owners than their files have.
+const UNSUPPORTED: [&str; 2] = ["idmap", "ridmap"];
+
 /// Words for what happens to later mounts and unmounts below.
 const PROPAGATION: [(&str, u64); 4] = [
     ("private", libc::MS_PRIVATE),
@@ -61,15 +72,18 @@ const PROPAGATION: [(&str, u64); 4] = [
 
 impl Options {
     /// Sorts the words. One that is not known here is the file system's own, which refuses what it
-    /// does not know either.
-    pub(crate) fn parse(words: &[String]) -> Self {
+    /// does not know either. One that cannot be honoured is the error.
+    pub(crate) fn parse(words: &[String]) -> Result<Self, String> {
         let mut options = Self::default();
         for word in words.iter().flat_map(|word| word.split(',')) {
             let recursive = word.strip_prefix('r');
             match word {
                 "bind" => options.bind = options.bind.or(Some(Bind::One)),
                 "rbind" => options.bind = Some(Bind::All),
-                "" | "defaults" => {}
+                "remount" => options.remount = true,
+                "tmpcopyup" => options.copies_up = true,
+                _ if WITHOUT_EFFECT.contains(&word) => {}
+                _ if UNSUPPORTED.contains(&word) => return Err(word.to_owned()),
                 _ if options.own.take(word) => {}
                 _ if recursive.is_some_and(|word| options.recursive.take(word)) => {}
                 _ => {
@@ -81,7 +95,7 @@ impl Options {
                 }
             }
         }
-        options
+        Ok(options)
     }
 }
 
@@ -111,7 +125,7 @@ mod tests {
     use super::*;
 
     fn parse(words: &str) -> Options {
-        Options::parse(&[words.to_owned()])
+        Options::parse(&[words.to_owned()]).unwrap()
     }
 
     fn bits(attr: Attr) -> u64 {
@@ -139,6 +153,26 @@ mod tests {
         let clear = Attr::MOUNT_ATTR_RDONLY | Attr::MOUNT_ATTR__ATIME;
         assert_eq!(options.own.clear, bits(clear));
         assert_eq!(options.data, []);
+    }
+
+    #[test]
+    fn every_word_of_the_specification_is_honoured_or_refused() {
+        let plain = "async atime bind defaults dev diratime dirsync exec iversion lazytime loud mand \
+            noatime nodev nodiratime noexec noiversion nolazytime nomand norelatime nostrictatime \
+            nosuid nosymfollow private ratime rbind rdev rdiratime relatime remount rexec rnoatime \
+            rnodiratime rnoexec rnorelatime rnostrictatime rnosuid rnosymfollow ro rprivate \
+            rrelatime rro rrw rshared rslave rstrictatime rsuid rsymfollow runbindable rw shared \
+            silent slave strictatime suid symfollow sync tmpcopyup unbindable";
+        // These change the file system's superblock: the kernel knows them by the same words.
+        let for_the_kernel = "async dirsync lazytime mand nolazytime nomand sync";
+        let for_the_kernel: Vec<&str> = for_the_kernel.split_whitespace().collect();
+        for word in plain.split_whitespace() {
+            let data = parse(word).data;
+            assert_eq!(!data.is_empty(), for_the_kernel.contains(&word), "{word}");
+        }
+        for word in ["idmap", "ridmap"] {
+            assert_eq!(Options::parse(&[word.to_owned()]), Err(word.to_owned()));
+        }
     }
 
     #[test]

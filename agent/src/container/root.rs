@@ -9,8 +9,9 @@ use rustix::io::Errno;
 use rustix::mount::{MountAttrFlags, UnmountFlags};
 
 use super::mounts::{self, FileSystemError};
-use super::options::Bind;
+use super::options::{Bind, Options};
 use crate::boot;
+use crate::sys;
 use crate::words::words;
 
 /// Where the parts of a root are put together. Each container does so in a mount namespace of its
@@ -22,6 +23,8 @@ pub(crate) struct Stage {
     upper: String,
     /// The two in one.
     root: String,
+    /// Nodes of devices, for a container that may not make any.
+    devices: String,
 }
 
 /// Why there is no root.
@@ -33,6 +36,10 @@ pub(crate) enum RootError {
     Disk { device: String, error: FileSystemError },
     #[error("root: writable layer: {0}")]
     Upper(FileSystemError),
+    #[error("linux.devices: {0}")]
+    Devices(FileSystemError),
+    #[error("linux.rootfsPropagation: \"{word}\" is no propagation")]
+    NoPropagation { word: String },
     #[error("root: overlay: {0}")]
     Overlay(FileSystemError),
     #[error("root.path {path}: {}", words(*.errno))]
@@ -45,12 +52,17 @@ impl Stage {
     /// A stage in a directory of the guest, which must exist.
     pub(crate) fn new(directory: &Path) -> Self {
         let place = |name| directory.join(name).to_string_lossy().into_owned();
-        Self { lower: place("lower"), upper: place("upper"), root: place("root") }
+        Self {
+            lower: place("lower"),
+            upper: place("upper"),
+            root: place("root"),
+            devices: place("devices"),
+        }
     }
 
     /// Makes the places, once.
     pub(crate) fn build(&self) -> Result<(), Errno> {
-        for place in [&self.lower, &self.upper, &self.root] {
+        for place in [&self.lower, &self.upper, &self.root, &self.devices] {
             make_directory(place)?;
         }
         Ok(())
@@ -66,6 +78,28 @@ impl Stage {
         };
         put(&tree, &self.root)?;
         Ok(tree)
+    }
+
+    /// Takes over a root that was mounted before the calling process came to have users of its own. It
+    /// is locked to what it was mounted on, so what is given is a copy.
+    pub(crate) fn take_over(&self) -> Result<OwnedFd, RootError> {
+        let tree = mounts::copy_of(CWD, Path::new(&self.root), Bind::All).map_err(wrong("copy"))?;
+        put(&tree, &self.root)?;
+        Ok(tree)
+    }
+
+    /// Mounts an empty directory for nodes of devices.
+    pub(crate) fn mount_devices(&self) -> Result<OwnedFd, RootError> {
+        let mode = [("mode".to_owned(), Some("755".to_owned()))];
+        let tree = mounts::file_system("tmpfs", Some("tmpfs"), &mode, MountAttrFlags::empty())
+            .map_err(RootError::Devices)?;
+        put(&tree, &self.devices)?;
+        Ok(tree)
+    }
+
+    /// Where the node of this number is.
+    pub(crate) fn device(&self, number: usize) -> String {
+        format!("{}/{number}", self.devices)
     }
 
     fn overlay(&self, index: u8, upper_bytes: Option<u64>) -> Result<OwnedFd, RootError> {
@@ -102,6 +136,20 @@ pub(crate) fn enter(root: &OwnedFd) -> Result<(), RootError> {
     rustix::process::pivot_root(".", ".").map_err(wrong("pivot"))?;
     rustix::mount::unmount(".", UnmountFlags::DETACH).map_err(wrong("old root"))?;
     rustix::process::chdir("/").map_err(wrong("enter"))
+}
+
+/// Says what happens to later mounts below the root that was entered.
+pub(crate) fn propagate(root: &OwnedFd, word: &str) -> Result<(), RootError> {
+    let options = Options::parse(&[word.to_owned()]).unwrap_or_default();
+    let (attributes, recursive) = match word.starts_with('r') {
+        true => (options.recursive, true),
+        false => (options.own, false),
+    };
+    if attributes.propagation == 0 {
+        return Err(RootError::NoPropagation { word: word.to_owned() });
+    }
+    sys::set_mount_attributes(root.as_fd(), &attributes, recursive)
+        .map_err(wrong("linux.rootfsPropagation"))
 }
 
 fn directory(path: &Path) -> Result<OwnedFd, RootError> {

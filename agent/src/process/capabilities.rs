@@ -100,14 +100,28 @@ impl Sets {
         Ok(())
     }
 
-    /// Puts the other four in force, after the user has changed.
-    pub(crate) fn apply(&self) -> Result<(), Errno> {
-        set_capabilities(None, self.rest)?;
+    /// Puts the other four in force, after the user has changed, and leaves those in `besides` in
+    /// force as well until [`Self::settle`].
+    pub(crate) fn apply(&self, besides: CapabilitySet) -> Result<(), Errno> {
+        let CapabilitySets { effective, permitted, inheritable } = self.rest;
+        set_capabilities(
+            None,
+            CapabilitySets {
+                effective: effective | besides,
+                permitted: permitted | besides,
+                inheritable,
+            },
+        )?;
         clear_ambient_capability_set()?;
         for capability in self.ambient.iter() {
             configure_capability_in_ambient_set(capability, true)?;
         }
         Ok(())
+    }
+
+    /// Leaves nothing in force but what was asked for.
+    pub(crate) fn settle(&self) -> Result<(), Errno> {
+        set_capabilities(None, self.rest)
     }
 }
 

@@ -4,23 +4,25 @@
 //! what needs privilege comes before the user changes, what the user's rights decide comes after.
 
 mod capabilities;
+mod hooks;
 mod program;
 mod rlimits;
 pub(crate) mod terminal;
 mod user;
 
+use std::convert::Infallible;
 use std::io::Read;
 use std::os::fd::AsFd;
 
 use proto::message::{Fault, FaultKind};
-use proto::spec::{Process, Stdio};
+use proto::spec::{Hook, Process, Stdio};
 use rustix::fs::{FileType, Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
-use rustix::thread as own;
+use rustix::thread::{self as own, CapabilitySet};
 
 use crate::sys;
 use crate::words::words;
-pub(crate) use program::Program;
+use program::Program;
 use terminal::Terminal;
 use user::Identity;
 
@@ -35,6 +37,8 @@ pub(crate) enum ProcessError {
     Rlimit(#[from] rlimits::RlimitError),
     #[error(transparent)]
     Program(#[from] program::ExecError),
+    #[error(transparent)]
+    Hook(#[from] hooks::HookError),
     #[error("process.cwd {path}: {}", words(*.errno))]
     Cwd { path: String, errno: Errno },
     #[error("process.cwd {path}: is not in the container's root")]
@@ -49,6 +53,7 @@ impl From<ProcessError> for Fault {
         let kind = match error {
             ProcessError::Program(error) => return error.into(),
             ProcessError::Step { .. }
+            | ProcessError::Hook(_)
             | ProcessError::Rlimit(rlimits::RlimitError::Refused { .. }) => FaultKind::System,
             ProcessError::User(_)
             | ProcessError::Capability(_)
@@ -67,7 +72,10 @@ fn step<T>(step: &'static str, result: Result<T, Errno>) -> Result<T, ProcessErr
 
 /// Makes the calling process what `spec` says, up to `execve`. It stands in the container's root,
 /// with no descriptor left that leads out of it; 0 to 2 are in place unless there is a terminal.
-pub(crate) fn assume(spec: &Process, terminal: Option<&Terminal>) -> Result<Program, ProcessError> {
+pub(crate) fn assume<'a>(
+    spec: &'a Process,
+    terminal: Option<&Terminal>,
+) -> Result<Departure<'a>, ProcessError> {
     let identity = user::resolve(&spec.user, &text("/etc/passwd"), &text("/etc/group"))?;
     let program = Program::new(&spec.args, &spec.env, &identity.home)?;
     let capabilities = capabilities::Sets::parse(&spec.capabilities)?;
@@ -80,6 +88,7 @@ pub(crate) fn assume(spec: &Process, terminal: Option<&Terminal>) -> Result<Prog
         }
     }
     step("owner of stdio", give_stdio(spec.stdio, &identity))?;
+    set_priorities(spec)?;
     rlimits::apply(&spec.rlimits)?;
     rustix::process::umask(Mode::from_raw_mode(spec.user.umask.unwrap_or(0o022)));
 
@@ -91,11 +100,69 @@ pub(crate) fn assume(spec: &Process, terminal: Option<&Terminal>) -> Result<Prog
         .or_else(|_| rustix::process::chdir(&spec.cwd))
         .map_err(|errno| ProcessError::Cwd { path: spec.cwd.display().to_string(), errno })?;
     stands_inside(spec)?;
-    step("process.capabilities", capabilities.apply())?;
+    let departure = Departure { program, spec, capabilities };
+    step("process.capabilities", departure.capabilities.apply(departure.besides()))?;
     if spec.no_new_privileges {
         step("process.noNewPrivileges", own::set_no_new_privs(true))?;
     }
-    Ok(program)
+    Ok(departure)
+}
+
+/// A process that has nothing before it but its program.
+pub(crate) struct Departure<'a> {
+    program: Program,
+    spec: &'a Process,
+    capabilities: capabilities::Sets,
+}
+
+impl Departure<'_> {
+    /// What a filter of system calls takes to be installed, unless the process gives up new
+    /// privileges for ever. It is given back behind the filter, by one call of `capset`, which is all
+    /// that the filter has to let pass beside `execve`.
+    fn besides(&self) -> CapabilitySet {
+        match self.spec.seccomp.is_some() && !self.spec.no_new_privileges {
+            true => CapabilitySet::SYS_ADMIN,
+            false => CapabilitySet::empty(),
+        }
+    }
+
+    /// Runs `hooks` and becomes the program. Comes back only with the reason why not.
+    pub(crate) fn go(&self, hooks: &[Hook]) -> ProcessError {
+        let Err(error) = self.try_to_go(hooks);
+        error
+    }
+
+    /// Whether what it is to become is there.
+    pub(crate) fn look(&self) -> Result<(), ProcessError> {
+        Ok(self.program.look()?)
+    }
+
+    fn try_to_go(&self, hooks: &[Hook]) -> Result<Infallible, ProcessError> {
+        hooks::run(hooks)?;
+        step("signals", sys::restore_signals())?;
+        let program = self.program.find()?;
+        if let Some(seccomp) = &self.spec.seccomp {
+            step("linux.seccomp", sys::own::install_seccomp(seccomp))?;
+        }
+        if !self.besides().is_empty() {
+            step("process.capabilities", self.capabilities.settle())?;
+        }
+        Err(program.run().into())
+    }
+}
+
+/// Says how the process is to be served, which takes privileges it may not keep.
+fn set_priorities(spec: &Process) -> Result<(), ProcessError> {
+    if let Some(scheduler) = &spec.scheduler {
+        step("process.scheduler", sys::own::set_scheduler(scheduler))?;
+    }
+    if let Some(priority) = spec.io_priority {
+        step("process.ioPriority", sys::own::set_io_priority(priority))?;
+    }
+    match spec.personality {
+        Some(persona) => step("linux.personality", sys::own::set_personality(persona)),
+        None => Ok(()),
+    }
 }
 
 /// A last look: whatever links a working directory was reached by, the kernel can name the way to it

@@ -67,20 +67,41 @@ impl Program {
         Ok(Self { name, args, env, path })
     }
 
-    /// Becomes the program. Comes back only with the reason why not.
-    pub(crate) fn run(&self) -> ExecError {
-        let path = match find(&self.name, &self.path) {
-            Ok(path) => path,
-            Err(error) => return error,
-        };
-        match CString::new(path.as_os_str().as_bytes()) {
-            Ok(program) => refusal(&path, sys::execve(&program, &self.args, &self.env)),
-            Err(_) => ExecError::ZeroByte { field: "args" },
-        }
+    /// Whether there is such a program for this user. Engines want to know before they let it go.
+    pub(crate) fn look(&self) -> Result<(), ExecError> {
+        let path = self.find()?.path;
+        rustix::fs::accessat(CWD, &path, Access::EXEC_OK, AtFlags::EACCESS)
+            .map_err(|errno| refusal(&path, errno))
+    }
+
+    /// Looks the program up.
+    pub(crate) fn find(&self) -> Result<Found<'_>, ExecError> {
+        let path = find(&self.name, &self.path)?;
+        let file = CString::new(path.as_os_str().as_bytes());
+        let file = file.map_err(|_| ExecError::ZeroByte { field: "args" })?;
+        Ok(Found { program: self, path, file })
     }
 }
 
-fn c_strings(field: &'static str, strings: &[String]) -> Result<Vec<CString>, ExecError> {
+/// A program and the file it was found in.
+pub(crate) struct Found<'a> {
+    program: &'a Program,
+    path: PathBuf,
+    file: CString,
+}
+
+impl Found<'_> {
+    /// Becomes the program. Comes back only with the reason why not.
+    pub(crate) fn run(&self) -> ExecError {
+        let Program { args, env, .. } = self.program;
+        refusal(&self.path, sys::execve(&self.file, args, env))
+    }
+}
+
+pub(super) fn c_strings(
+    field: &'static str,
+    strings: &[String],
+) -> Result<Vec<CString>, ExecError> {
     let strings = strings.iter().map(|string| CString::new(string.as_bytes()));
     strings.collect::<Result<_, _>>().map_err(|_| ExecError::ZeroByte { field })
 }
@@ -158,7 +179,7 @@ mod tests {
         );
         let refused = |path: &str| {
             let args = [path.to_owned()];
-            Program::new(&args, &[], "/").unwrap().run()
+            Program::new(&args, &[], "/").unwrap().find().unwrap().run()
         };
         assert_eq!(refused("/nope/sh").to_string(), "exec /nope/sh: no such file or directory");
         assert!(matches!(refused("/nope/sh"), ExecError::NotThere { .. }));

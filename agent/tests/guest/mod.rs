@@ -95,17 +95,54 @@ impl Running {
         socket
     }
 
+    /// Where the root of a container is.
+    pub(crate) fn root_of(&self, name: &str) -> PathBuf {
+        self.directory.join(name)
+    }
+
     /// The root of a container with busybox in it.
     pub(crate) fn root(&self, name: &str) -> PathBuf {
-        let root = self.directory.join(name);
+        let root = self.root_of(name);
         for part in ["bin", "etc", "tmp"] {
             std::fs::create_dir_all(root.join(part)).unwrap();
         }
         std::fs::copy("/bin/busybox", root.join("bin/busybox")).unwrap();
         for applet in [
-            "sh", "cat", "echo", "id", "ls", "sleep", "dd", "true", "mount", "hostname", "stty",
-            "head", "kill", "pwd", "env", "ps", "grep", "stat", "readlink", "ulimit", "mkdir",
-            "touch", "tty", "yes", "wc", "mknod", "umount", "sed", "usleep", "cut",
+            "sh",
+            "cat",
+            "echo",
+            "id",
+            "ls",
+            "sleep",
+            "dd",
+            "true",
+            "mount",
+            "hostname",
+            "stty",
+            "head",
+            "kill",
+            "pwd",
+            "env",
+            "ps",
+            "grep",
+            "stat",
+            "readlink",
+            "ulimit",
+            "mkdir",
+            "touch",
+            "tty",
+            "yes",
+            "wc",
+            "mknod",
+            "umount",
+            "sed",
+            "usleep",
+            "cut",
+            "uname",
+            "ionice",
+            "dnsdomainname",
+            "chown",
+            "date",
         ] {
             std::os::unix::fs::symlink("busybox", root.join("bin").join(applet)).unwrap();
         }

@@ -1,0 +1,113 @@
+//! What can be asked about a container while it runs.
+
+mod guest;
+
+use guest::{
+    NO_STREAMS, Running, container, containers_work_here, create, exec, first, process, start,
+};
+use proto::message::{FaultKind, ProcessInfo, Reply, Request};
+
+fn processes(agent: &mut Running, name: &str) -> Vec<ProcessInfo> {
+    match agent.host.call(Request::Processes { container: name.into() }).unwrap() {
+        Reply::Processes { processes } => processes,
+        reply => panic!("processes answered by {reply:?}"),
+    }
+}
+
+fn read(agent: &mut Running, files: &[&str]) -> Vec<(String, String)> {
+    let files = files.iter().map(|file| file.to_string()).collect();
+    match agent.host.call(Request::ReadCgroup { container: "c".into(), files }).unwrap() {
+        Reply::Files { files } => files,
+        reply => panic!("files answered by {reply:?}"),
+    }
+}
+
+fn write(agent: &mut Running, file: &str, value: &str) -> Result<Reply, proto::message::Fault> {
+    let values = vec![(file.to_owned(), value.to_owned())];
+    agent.host.call(Request::WriteCgroup { container: "c".into(), values })
+}
+
+#[test]
+fn processes_are_listed_with_who_they_are_the_oldest_first() {
+    if !containers_work_here("ps") {
+        return;
+    }
+    let mut agent = Running::start();
+    let mut spec = container(&agent.root("c"), &["sleep", "1000"]);
+    spec.process.stdio = NO_STREAMS;
+    agent.host.call(create("c", spec)).unwrap();
+    agent.host.call(start("c")).unwrap();
+    let mut ann = process(&["sleep", "2000"]);
+    ann.stdio = NO_STREAMS;
+    ann.user.who = proto::spec::Who::Name { name: "ann".into() };
+    let added = Request::Exec { process: exec("c", "x"), spec: Box::new(ann) };
+    let Reply::Created { pid } = agent.host.call(added).unwrap() else { panic!("no process") };
+
+    let list = processes(&mut agent, "c");
+    let said: Vec<_> = list.iter().map(|p| (p.uid, p.command.as_str(), p.tty)).collect();
+    assert_eq!(said, [(0, "sleep 1000", 0), (1000, "sleep 2000", 0)]);
+    assert_eq!(list[1].pid, pid);
+    // The agent is process 1 and has made both.
+    assert_eq!((list[0].ppid, list[1].ppid), (1, 1));
+    assert!(list[0].age_ms >= list[1].age_ms && list[0].age_ms < 60_000, "{list:?}");
+
+    let nobody = agent.host.call(Request::Processes { container: "d".into() }).unwrap_err();
+    assert_eq!(nobody.kind, FaultKind::NoSuchProcess);
+}
+
+#[test]
+fn a_list_of_more_than_a_frame_can_hold_cuts_commands_and_not_the_session() {
+    if !containers_work_here("a long ps") {
+        return;
+    }
+    let mut agent = Running::start();
+    let script = "long=$(head -c 100000 /bin/busybox | sed 's/[^a-z]/\"/g' | head -c 90000); \
+        for n in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do \
+        sh -c 'echo up; sleep 1000; true' \"$long\" & done; wait";
+    let spec = container(&agent.root("c"), &["sh", "-c", script]);
+    let out = agent.attach(&first("c"), proto::stream::Stream::Stdout);
+    drop(agent.attach(&first("c"), proto::stream::Stream::Stderr));
+    agent.host.call(create("c", spec)).unwrap();
+    agent.host.call(start("c")).unwrap();
+    let mut lines = std::io::BufRead::lines(std::io::BufReader::new(out));
+    for _ in 0..20 {
+        assert_eq!(lines.next().unwrap().unwrap(), "up");
+    }
+    let list = processes(&mut agent, "c");
+    assert!(list.len() > 20, "{}", list.len());
+    assert!(list.iter().all(|process| process.command.len() <= 4096));
+}
+
+#[test]
+fn cgroup_files_are_read_and_written_by_name_and_nothing_else_is() {
+    if !containers_work_here("cgroup files") {
+        return;
+    }
+    let mut agent = Running::start();
+    let mut spec = container(&agent.root("c"), &["sleep", "1000"]);
+    spec.process.stdio = NO_STREAMS;
+    spec.cgroup = vec![("cgroup.max.depth".into(), "7".into())];
+    agent.host.call(create("c", spec)).unwrap();
+    agent.host.call(start("c")).unwrap();
+
+    let wanted = ["cgroup.max.depth", "no.such.file", "cgroup.type"];
+    let files = [("cgroup.max.depth", "7\n"), ("cgroup.type", "domain\n")];
+    assert_eq!(read(&mut agent, &wanted), files.map(|(n, v)| (n.to_owned(), v.to_owned())));
+    assert_eq!(write(&mut agent, "cgroup.max.depth", "8"), Ok(Reply::Done));
+    assert_eq!(read(&mut agent, &["cgroup.max.depth"])[0].1, "8\n");
+
+    let refused = write(&mut agent, "cgroup.max.depth", "deep").unwrap_err();
+    assert_eq!(
+        refused.message,
+        "cgroup of container c: cgroup.max.depth \"deep\": invalid argument"
+    );
+    let absent = write(&mut agent, "nope.max", "1").unwrap_err();
+    assert_eq!(absent.message, "cgroup of container c: nope.max \"1\": no such file or directory");
+    for name in ["../cgroup.procs", "..", ".", "", "a/b", "/etc/passwd", "a\0"] {
+        let fault = write(&mut agent, name, "1").unwrap_err();
+        assert_eq!(fault.kind, FaultKind::InvalidSpec, "{name}");
+        let files = vec![name.to_owned()];
+        let read = Request::ReadCgroup { container: "c".into(), files };
+        assert_eq!(agent.host.call(read).unwrap_err().kind, FaultKind::InvalidSpec, "{name}");
+    }
+}
