@@ -1,9 +1,11 @@
 //! Looking after one process of a guest, from the wish for it to its last byte.
 //!
 //! ```text
-//!   greeting ─► creating ─► starting ─► running ─► draining ─► exit status
-//!      │ Hello     │ Created    │ Done      │ Exited    │ streams at their end
+//!   greeting ─► creating ─► (held) ─► starting ─► running ─► draining ─► exit status
+//!      │ Hello     │ Created   │ order   │ Done      │ Exited    │ streams at their end
 //! ```
+//!
+//! A container of a bundle is held once it is made, until somebody orders its start.
 //!
 //! One thread waits here for whatever comes first: the agent, the VM, a signal, the end of the
 //! output. Nothing polls. The session is any stream, so an agent's double can be at its other end.
@@ -20,9 +22,12 @@ use proto::stream::Stream;
 
 use self::course::Course;
 use crate::dial::DialError;
+use crate::orders::Orders;
 use crate::relay::Front;
 use crate::session::{Session, SessionError};
 use crate::signals::Signals;
+use crate::state::StateError;
+use crate::state::record::Status;
 use crate::timeline::Timeline;
 use crate::vm::{Vm, VmEnded};
 
@@ -47,8 +52,18 @@ pub(crate) struct Attendance<'a> {
     pub(crate) signals: &'a Signals,
     /// Where its output goes.
     pub(crate) front: Front,
+    /// It waits to be told to start, and may be told more later.
+    pub(crate) held: Option<Held<'a>>,
     /// Where the time went.
     pub(crate) timeline: &'a Timeline,
+}
+
+/// Those who give orders about a container, and those who hear how far it is.
+pub(crate) struct Held<'a> {
+    /// Where orders come in.
+    pub(crate) orders: &'a Orders,
+    /// Hears of each state before whoever ordered it does.
+    pub(crate) reached: Box<dyn FnMut(Status) -> Result<(), StateError> + 'a>,
 }
 
 /// Why a process was not seen to its end.
@@ -72,6 +87,9 @@ pub(crate) enum AttendError {
         /// How long it had.
         after: Duration,
     },
+    /// How far it is could not be written down.
+    #[error(transparent)]
+    State(#[from] StateError),
     /// The VM ended first.
     #[error(transparent)]
     Vm(#[from] VmEnded),

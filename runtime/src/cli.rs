@@ -6,6 +6,7 @@ mod images;
 mod kill;
 mod load;
 mod logs;
+mod oci;
 mod ps;
 mod rm;
 mod rmi;
@@ -14,9 +15,12 @@ mod stop;
 mod version;
 mod wait;
 
+use std::fs::File;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf, absolute};
+use std::time::SystemTime;
 
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::exit::Failure;
 use crate::settings::{self, BootFile, Settings};
@@ -47,9 +51,32 @@ struct Cli {
     /// Write where the time of a run went to FILE, as JSON lines.
     #[arg(long, value_name = "FILE")]
     timeline: Option<PathBuf>,
+    /// Write errors to FILE, too.
+    #[arg(long, value_name = "FILE")]
+    log: Option<PathBuf>,
+    /// How: text or json.
+    #[arg(long, value_enum, default_value_t = LogFormat::Text)]
+    log_format: LogFormat,
+    /// Not supported yet: cgroups are made by path.
+    #[arg(long)]
+    systemd_cgroup: bool,
+    /// For other runtimes: true, false or auto.
+    #[arg(long, value_name = "WORD", default_value = "auto")]
+    rootless: String,
     #[command(subcommand)]
     verb: Verb,
 }
+
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+enum LogFormat {
+    Text,
+    Json,
+}
+
+/// An option of other runtimes that this one does not have.
+#[derive(Debug, thiserror::Error)]
+#[error("--systemd-cgroup is not supported yet: linux.cgroupsPath is a path")]
+struct NoSystemd;
 
 #[derive(Subcommand, Debug)]
 enum Verb {
@@ -66,6 +93,8 @@ enum Verb {
     Rmi(rmi::Rmi),
     Doctor(doctor::Doctor),
     Version(version::Version),
+    #[command(flatten)]
+    Oci(oci::Verb),
 }
 
 /// Does what the command line says; gives back the exit code.
@@ -74,7 +103,35 @@ pub(crate) fn main() -> Result<u8, Failure> {
         Ok(cli) => cli,
         Err(error) => return Ok(usage(&error)),
     };
+    let (log, format) = (cli.log.clone(), cli.log_format);
+    let end = call(cli);
+    if let (Err(failure), Some(path)) = (&end, log)
+        && let Err(error) = log_failure(&path, format, failure)
+    {
+        eprintln!("microvm: --log {}: {error}", path.display());
+    }
+    end
+}
+
+/// Adds a line to the log of whoever called us, as runc writes it.
+fn log_failure(path: &Path, format: LogFormat, failure: &Failure) -> io::Result<()> {
+    let time = humantime::format_rfc3339_seconds(SystemTime::now());
+    let message = &failure.message;
+    let line = match format {
+        LogFormat::Json => {
+            serde_json::json!({ "level": "error", "msg": message, "time": time.to_string() })
+                .to_string()
+        }
+        LogFormat::Text => format!("time=\"{time}\" level=error msg={message:?}"),
+    };
+    writeln!(File::options().create(true).append(true).open(path)?, "{line}")
+}
+
+fn call(cli: Cli) -> Result<u8, Failure> {
     let settings = resolve(&cli)?;
+    if cli.systemd_cgroup {
+        return Err(NoSystemd.into());
+    }
     match cli.verb {
         Verb::Run(verb) => verb.call(settings),
         Verb::Exec(verb) => verb.call(&settings),
@@ -89,6 +146,7 @@ pub(crate) fn main() -> Result<u8, Failure> {
         Verb::Rmi(verb) => verb.call(&settings),
         Verb::Doctor(verb) => verb.call(&settings),
         Verb::Version(verb) => verb.call(),
+        Verb::Oci(verb) => verb.call(settings),
     }
 }
 

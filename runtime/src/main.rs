@@ -5,6 +5,7 @@
 //! the picture.
 
 mod attend;
+mod bpf;
 mod cli;
 mod detach;
 mod dial;
@@ -13,12 +14,15 @@ mod exit;
 mod host;
 mod kvm;
 mod log;
+mod oci;
+mod orders;
 mod plan;
 mod relay;
 mod run;
 mod sandbox;
 mod session;
 mod settings;
+mod shares;
 mod signals;
 mod state;
 mod terminal;
@@ -36,7 +40,9 @@ use crate::exit::Failure;
 fn main() -> ExitCode {
     let end = match env::args_os().nth(1).as_deref().and_then(|word| word.to_str()) {
         Some(vm::VERB) => return vm::be_the_vm(env::args_os().nth(2).as_deref()),
+        Some(shares::VERB) => return shares::be_the_server(),
         Some(detach::VERB) => detach::supervise(),
+        Some(oci::supervise::VERB) => oci::supervise::main(env::args().nth(2).as_deref()),
         _ => cli::main(),
     };
     match end {

@@ -1,6 +1,7 @@
 //! Every policy of `run` and `exec`, in pure functions: nothing here touches the machine.
 
 mod defaults;
+mod shares;
 mod values;
 
 use std::collections::BTreeMap;
@@ -12,6 +13,7 @@ use proto::spec::{Container, Process, Root, Stdio, TerminalSize, User, Who};
 use crate::state::record::{BadName, Id, Name};
 use crate::wishes::{ProcessWishes, Wishes};
 
+pub(crate) use self::shares::Shared;
 pub(crate) use self::values::signal_number;
 
 /// What a plan has to know about this machine and the caller.
@@ -44,6 +46,8 @@ pub(crate) struct Plan {
     pub(crate) container: Container,
     /// The signal that asks it to end.
     pub(crate) stop_signal: i32,
+    /// What of the host it sees.
+    pub(crate) shares: Vec<Shared>,
 }
 
 /// Why something cannot be done as it was asked for.
@@ -96,6 +100,12 @@ pub(crate) enum PlanError {
     /// An environment variable without a name.
     #[error("--env {word:?} has no name")]
     Env {
+        /// What was said.
+        word: String,
+    },
+    /// A volume that is none.
+    #[error("--volume {word:?} is not SRC:DST or SRC:DST:ro with absolute paths")]
+    Volume {
         /// What was said.
         word: String,
     },
@@ -160,16 +170,26 @@ pub(crate) fn container(
         ..Process::default()
     };
     no_zero_bytes(&process)?;
+    let root = wishes.rootfs.as_ref().map(|path| Shared {
+        name: shares::ROOT.to_owned(),
+        path: path.clone(),
+        read_only: false,
+        recursive: true,
+    });
+    let (volumes, mounts): (Vec<_>, Vec<_>) = shares::volumes(&wishes.volumes)?.into_iter().unzip();
     Ok(Plan {
         id: host.id.clone(),
         name,
         vcpus: values::vcpus(wishes.cpus.as_deref())?,
         ram_bytes: values::ram_bytes(wishes.memory.as_deref(), host.memory_bytes)?,
         container: Container {
-            root: Root::Disk { index: 0, upper_bytes: None },
+            root: match &root {
+                Some(root) => Root::Share { name: root.name.clone() },
+                None => Root::Disk { index: 0, upper_bytes: None },
+            },
             readonly: wishes.read_only,
             hostname: Some(hostname),
-            mounts: defaults::mounts(),
+            mounts: [defaults::mounts(), mounts].concat(),
             masked_paths: defaults::masked_paths(),
             readonly_paths: defaults::readonly_paths(),
             process,
@@ -181,6 +201,7 @@ pub(crate) fn container(
             .as_deref()
             .and_then(|word| signal_number(word).ok())
             .unwrap_or(Signal::SIGTERM as i32),
+        shares: root.into_iter().chain(volumes).collect(),
     })
 }
 

@@ -9,6 +9,7 @@ use crate::kvm::{self, KvmError};
 use crate::plan::{self, PlanError};
 use crate::sandbox::{BootError, Planned};
 use crate::settings::{BootFile, BootFileError, Settings};
+use crate::shares::{Share, ShareError};
 use crate::signals::Signals;
 use crate::state::record::Id;
 use crate::state::{Root, StateError};
@@ -33,9 +34,9 @@ pub(crate) enum RunError {
         /// Why it cannot be opened.
         source: io::Error,
     },
-    /// The directory that was to be the root.
-    #[error("rootfs")]
-    Rootfs(#[from] image::PackError),
+    /// A directory or file of the host.
+    #[error("share")]
+    Share(#[from] ShareError),
     /// The machine's facts.
     #[error(transparent)]
     Host(#[from] HostError),
@@ -79,11 +80,10 @@ pub(crate) fn run(
 ) -> Result<u8, RunError> {
     let (image, _) = plan::source_and_command(wishes)?;
     let host = host::facts(&wishes.process.env)?;
-    let store = image::Store::open(&settings.store)?;
     let (config, disk) = match &wishes.rootfs {
         Some(_) => (image::Config::default(), None),
         None => {
-            let found = store.find(image)?;
+            let found = image::Store::open(&settings.store)?.find(image)?;
             (found.config, Some(found.disk))
         }
     };
@@ -96,14 +96,13 @@ pub(crate) fn run(
     let kvm = kvm::open()?;
     kvm::ensure_usable(&kvm, &root)?;
     timeline.mark("kvm ready");
-    let disk = match (&wishes.rootfs, disk) {
-        (Some(directory), _) => store.pack_directory(directory)?,
-        (None, Some(path)) => {
-            File::open(path).map_err(|source| RunError::Disk { image: image.to_owned(), source })?
-        }
-        (None, None) => return Err(PlanError::NoImage.into()),
-    };
-    timeline.mark("disk opened");
+    let disk = disk
+        .map(File::open)
+        .transpose()
+        .map_err(|source| RunError::Disk { image: image.to_owned(), source })?;
+    let shares = plan.shares.iter().map(|it| Share::open(&it.name, &it.path, it.read_only));
+    let shares = shares.collect::<Result<_, _>>()?;
+    timeline.mark("root opened");
     // From here on a signal is an end to be reported and not to be suffered: there will be traces.
     let signals = Signals::catch().map_err(RunError::Signals)?;
     let (id, name) = (plan.id.clone(), plan.name.to_string());
@@ -114,11 +113,13 @@ pub(crate) fn run(
         kernel,
         initramfs,
         disk,
+        shares,
         remove: wishes.rm,
         detached: wishes.detach,
         debug: settings.debug,
+        oci: None,
     };
-    let running = planned.boot(&root, timeline)?;
+    let running = planned.claim(&root)?.boot(timeline)?;
     let front = running.front(wishes.process.interactive)?;
     let _raw = raw_terminal(wishes)?;
     let end = running.attend(front, &signals, timeline, || started(&id));

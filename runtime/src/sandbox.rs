@@ -1,9 +1,10 @@
 //! A container's VM from plan to end: each state owns what is alive in it.
 //!
 //! ```text
-//!   Planned ──boot──► Running ──attend──► gone, or kept as a record
+//!   Planned ──claim──► Claimed ──boot──► Running ──attend──► gone, or kept as a record
 //! ```
 
+use std::cell::Cell;
 use std::fs::File;
 use std::io;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -12,14 +13,16 @@ use std::path::PathBuf;
 use proto::message::{ExitStatus, ProcessId};
 use proto::stream::{Attach, Stream};
 
-use crate::attend::{AttendError, Attendance, Wish};
+use crate::attend::{AttendError, Attendance, Held, Wish};
 use crate::dial::{self, DialError};
 use crate::exit::Failure;
+use crate::orders::Orders;
 use crate::plan::Plan;
 use crate::relay::Front;
 use crate::session::{Session, SessionError};
+use crate::shares::{self, Share, ShareError};
 use crate::signals::Signals;
-use crate::state::record::{self, Outcome, Record};
+use crate::state::record::{self, Oci, Outcome, Record};
 use crate::state::{Claim, Dir, Root, StateError};
 use crate::timeline::Timeline;
 use crate::undo::Undo;
@@ -37,14 +40,27 @@ pub(crate) struct Planned {
     pub(crate) kernel: File,
     /// The guest's initramfs.
     pub(crate) initramfs: File,
-    /// The root's disk.
-    pub(crate) disk: File,
+    /// The root's disk, unless it is lent.
+    pub(crate) disk: Option<File>,
+    /// What the guest is lent of the host's files.
+    pub(crate) shares: Vec<Share>,
     /// Keep nothing when it has ended.
     pub(crate) remove: bool,
     /// Nobody sits in front of it: its output goes to its log.
     pub(crate) detached: bool,
     /// Show the guest's serial port.
     pub(crate) debug: bool,
+    /// What is known of its bundle, if it has one.
+    pub(crate) oci: Option<Oci>,
+}
+
+/// A container that has its directory. Dropping it removes all trace of the container.
+pub(crate) struct Claimed {
+    traces: Undo,
+    record: Record,
+    planned: Planned,
+    // Last, because it is the lock that says it is alive.
+    claim: Claim,
 }
 
 /// A container whose VM runs. Dropping it ends the VM and removes all trace of the container.
@@ -52,6 +68,7 @@ pub(crate) struct Running {
     // Dropped in this order: the VM, its traces, and last the lock that says it is alive.
     session: Session,
     vm: Vm,
+    files: Option<shares::Server>,
     traces: Undo,
     record: Record,
     plan: Plan,
@@ -61,9 +78,6 @@ pub(crate) struct Running {
 /// Why a container's VM was not started.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum BootError {
-    /// Its state directory.
-    #[error(transparent)]
-    State(#[from] StateError),
     /// Its socket.
     #[error("socket {}", path.display())]
     Socket {
@@ -80,6 +94,9 @@ pub(crate) enum BootError {
         /// Why it is not.
         source: io::Error,
     },
+    /// The server of the host's files.
+    #[error(transparent)]
+    Share(#[from] ShareError),
     /// Its process.
     #[error(transparent)]
     Start(#[from] StartError),
@@ -89,20 +106,51 @@ pub(crate) enum BootError {
 }
 
 impl Planned {
-    /// Makes the container's directory and starts its VM.
-    pub(crate) fn boot(self, root: &Root, timeline: &Timeline) -> Result<Running, BootError> {
+    /// Makes the container's directory.
+    pub(crate) fn claim(self, root: &Root) -> Result<Claimed, StateError> {
         let Plan { id, name, container, .. } = &self.plan;
-        let mut record =
-            Record::new(id.clone(), name.clone(), self.image, container.process.clone());
+        let image = self.image.clone();
+        let mut record = Record::new(id.clone(), name.clone(), image, container.process.clone());
         record.remove = self.remove;
         record.detached = self.detached;
         record.stop_signal = self.plan.stop_signal;
+        record.oci = self.oci.clone();
         let claim = root.claim(&record)?;
         let mut traces = Undo::default();
         let path = claim.dir.path().to_owned();
         traces.push(move || {
             let _ = crate::state::remove_dir(&path);
         });
+        Ok(Claimed { traces, record, planned: self, claim })
+    }
+}
+
+impl Claimed {
+    /// What is written about it.
+    pub(crate) fn record(&self) -> &Record {
+        &self.record
+    }
+
+    /// The memory its VM will have.
+    pub(crate) fn ram_bytes(&self) -> u64 {
+        self.planned.plan.ram_bytes
+    }
+
+    /// Says what hooks in the guest hear of its state.
+    pub(crate) fn tell_start_hooks(&mut self, state: &str) {
+        for hook in &mut self.planned.plan.container.start_hooks {
+            state.clone_into(&mut hook.state);
+        }
+    }
+
+    /// Remembers how to take back something that was made for it.
+    pub(crate) fn undo(&mut self, step: impl FnOnce() + Send + 'static) {
+        self.traces.push(step);
+    }
+
+    /// Starts its VM.
+    pub(crate) fn boot(self, timeline: &Timeline) -> Result<Running, BootError> {
+        let Self { traces, record, planned, claim } = self;
         let listener = UnixListener::bind(claim.dir.socket_path()).map_err(|source| {
             BootError::Socket { path: claim.dir.path().join("vsock.sock"), source }
         })?;
@@ -110,19 +158,28 @@ impl Planned {
         let (ours, agent) = UnixStream::pair().map_err(StartError::Process)?;
         let session = Session::greet(ours)?;
         timeline.mark("state made");
+        let (files, socket) = match planned.shares.as_slice() {
+            [] => (None, None),
+            shares => {
+                let (server, socket) = shares::Server::start(shares)?;
+                timeline.mark("file server ready");
+                (Some(server), Some(socket))
+            }
+        };
         let vm = Vm::start(Parts {
-            kvm: self.kvm,
-            kernel: self.kernel,
-            initramfs: self.initramfs,
-            disk: self.disk,
+            kvm: planned.kvm,
+            kernel: planned.kernel,
+            initramfs: planned.initramfs,
+            disk: planned.disk,
+            files: socket,
             listener,
             agent,
-            vcpus: self.plan.vcpus,
-            ram_bytes: self.plan.ram_bytes,
-            debug: self.debug,
+            vcpus: planned.plan.vcpus,
+            ram_bytes: planned.plan.ram_bytes,
+            debug: planned.debug,
         })?;
         timeline.mark("vmm started");
-        Ok(Running { session, vm, traces, record, plan: self.plan, claim })
+        Ok(Running { session, vm, files, traces, record, plan: planned.plan, claim })
     }
 }
 
@@ -139,13 +196,57 @@ impl Running {
 
     /// Looks after the container until it has ended, and after what is left of it.
     pub(crate) fn attend(
-        mut self,
+        self,
         front: Front,
         signals: &Signals,
         timeline: &Timeline,
         started: impl FnOnce(),
     ) -> Result<ExitStatus, AttendError> {
+        self.see_through(front, signals, timeline, None, started)
+    }
+
+    /// As [`Self::attend`], but the container is held once it is `created`, and others say how it goes
+    /// on. What is left of it stays, for whoever deletes it.
+    pub(crate) fn attend_held(
+        self,
+        front: Front,
+        signals: &Signals,
+        timeline: &Timeline,
+        created: impl FnOnce(),
+    ) -> Result<ExitStatus, AttendError> {
+        let orders = Orders::listen(&self.claim.dir).map_err(|source| {
+            let path = self.claim.dir.path().join("orders.sock");
+            AttendError::State(StateError::Io { path, source })
+        })?;
+        self.see_through(front, signals, timeline, Some(&orders), created)
+    }
+
+    /// `good` hears that it runs, or that it is held where there are `orders`.
+    fn see_through(
+        mut self,
+        front: Front,
+        signals: &Signals,
+        timeline: &Timeline,
+        orders: Option<&Orders>,
+        good: impl FnOnce(),
+    ) -> Result<ExitStatus, AttendError> {
         let process = ProcessId { container: self.plan.name.to_string(), exec: None };
+        let (mut worth_keeping, good) = (false, Cell::new(Some(good)));
+        let hear = || good.take().into_iter().for_each(|good| good());
+        let (dir, record) = (&self.claim.dir, &mut self.record);
+        let held = orders.map(|orders| Held {
+            orders,
+            reached: Box::new(|status| {
+                worth_keeping = true;
+                if let Some(oci) = &mut record.oci {
+                    oci.status = status;
+                }
+                dir.write(record)?;
+                hear();
+                Ok(())
+            }),
+        });
+        let is_held = held.is_some();
         let mut has_started = false;
         let end = Attendance {
             process: process.clone(),
@@ -153,21 +254,25 @@ impl Running {
             vm: Some(&mut self.vm),
             signals,
             front,
+            held,
             timeline,
         }
         .see_through(
             Wish::Container(Box::new(self.plan.container)),
-            |streams| connect(&self.claim.dir, &process, streams),
+            |streams| connect(dir, &process, streams),
             || {
                 has_started = true;
-                started();
+                if !is_held {
+                    hear();
+                }
             },
         );
         drop(self.vm);
+        drop(self.files);
         timeline.mark("vm gone");
         let outcome = outcome(&end);
         self.claim.leave(outcome.exit_code);
-        let wanted = has_started && !self.record.remove;
+        let wanted = (has_started || worth_keeping) && !self.record.remove;
         if wanted && keep(&self.claim.dir, self.record, outcome).is_ok() {
             self.traces.keep();
         }
@@ -200,9 +305,9 @@ fn outcome(end: &Result<ExitStatus, AttendError>) -> Outcome {
     Outcome { exit_code, finished: record::now(), error }
 }
 
-/// Writes down how a container ended, and takes its VM's socket away.
+/// Writes down how a container ended, and takes its sockets away.
 fn keep(dir: &Dir, mut record: Record, outcome: Outcome) -> Result<(), StateError> {
     record.outcome = Some(outcome);
     dir.write(&record)?;
-    dir.remove_socket()
+    dir.remove_sockets()
 }

@@ -6,6 +6,7 @@
 //!                           for the lock finds the exit code in the file, even of a removed container
 //! <root>/<name>/state.json  the record
 //! <root>/<name>/vsock.sock  the VM's socket, while there is a VM
+//! <root>/<name>/orders.sock where a bundle's supervisor takes orders, as long as it lives
 //! <root>/<name>/log         a detached container's output
 //! ```
 //!
@@ -25,7 +26,7 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
 use rustix::fs::{FlockOperation, Mode, OFlags, flock};
-use rustix::process::PidfdFlags;
+use rustix::process::{Pid, PidfdFlags};
 
 use self::record::{BadRecord, Name, Record};
 
@@ -229,7 +230,9 @@ impl Root {
         for entry in self.entries()? {
             let unwanted = match &entry.record {
                 Ok(record) => record.remove,
-                Err(StateError::Io { source, .. }) => source.kind() == io::ErrorKind::NotFound,
+                Err(StateError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                    entry.dir.was_begun()
+                }
                 Err(_) => false,
             };
             if unwanted && !entry.alive {
@@ -264,6 +267,12 @@ impl Dir {
         &self.name
     }
 
+    /// It is the beginning of a container's directory, and not somebody's own.
+    fn was_begun(&self) -> bool {
+        self.path.join("lock").exists()
+            || fs::read_dir(&self.path).is_ok_and(|mut entries| entries.next().is_none())
+    }
+
     /// Where the directory is.
     pub(crate) fn path(&self) -> &Path {
         &self.path
@@ -286,21 +295,39 @@ impl Dir {
         Ok(code.parse().ok())
     }
 
+    /// The supervisor's process number, if it listens.
+    pub(crate) fn supervisor_number(&self) -> Option<Pid> {
+        // Who listens is what the kernel remembers, not what a file says.
+        let client = UnixStream::connect(self.socket_path()).ok()?;
+        Some(rustix::net::sockopt::socket_peercred(&client).ok()?.pid)
+    }
+
     /// The supervisor as a descriptor that is readable once it has ended; `None` if it has ended, or
     /// has no VM yet.
     pub(crate) fn supervisor(&self) -> Option<OwnedFd> {
-        // Who listens is what the kernel remembers, not what a file says.
-        let client = UnixStream::connect(self.socket_path()).ok()?;
-        let pid = rustix::net::sockopt::socket_peercred(&client).ok()?.pid;
+        let pid = self.supervisor_number()?;
         let process = rustix::process::pidfd_open(pid, PidfdFlags::empty()).ok()?;
         // Alive now, it was alive when its number was looked up: the number was not another's yet.
         is_held(&self.path.join("lock")).then_some(process)
     }
 
-    /// Takes the VM's socket away.
-    pub(crate) fn remove_socket(&self) -> Result<(), StateError> {
-        let path = self.path.join("vsock.sock");
-        fs::remove_file(&path).map_err(at(&path))
+    /// The socket for orders to the supervisor, by a short path as well.
+    pub(crate) fn orders_path(&self) -> PathBuf {
+        PathBuf::from(format!("/proc/self/fd/{}/orders.sock", self.fd.as_raw_fd()))
+    }
+
+    /// Takes the sockets away that nobody answers at any more.
+    pub(crate) fn remove_sockets(&self) -> Result<(), StateError> {
+        for name in ["vsock.sock", "orders.sock"] {
+            let path = self.path.join(name);
+            match fs::remove_file(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(at(&path)(error));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
     }
 
     /// The log of a detached container.

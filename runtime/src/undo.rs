@@ -6,12 +6,12 @@
 /// nothing: what it leaves behind is what the next sweep of the state directory finds.
 #[derive(Default)]
 pub(crate) struct Undo {
-    steps: Vec<Box<dyn FnOnce()>>,
+    steps: Vec<Box<dyn FnOnce() + Send>>,
 }
 
 impl Undo {
     /// Remembers how to take back what was just done.
-    pub(crate) fn push(&mut self, step: impl FnOnce() + 'static) {
+    pub(crate) fn push(&mut self, step: impl FnOnce() + Send + 'static) {
         self.steps.push(Box::new(step));
     }
 
@@ -31,17 +31,16 @@ impl Drop for Undo {
 
 #[cfg(test)]
 mod tests {
-    use std::cell::RefCell;
-    use std::rc::Rc;
+    use std::sync::{Arc, Mutex};
 
     use super::*;
 
-    fn list_of(names: &[&'static str]) -> (Undo, Rc<RefCell<Vec<&'static str>>>) {
-        let seen = Rc::new(RefCell::new(Vec::new()));
+    fn list_of(names: &[&'static str]) -> (Undo, Arc<Mutex<Vec<&'static str>>>) {
+        let seen = Arc::new(Mutex::new(Vec::new()));
         let mut undo = Undo::default();
         for &name in names {
-            let seen = Rc::clone(&seen);
-            undo.push(move || seen.borrow_mut().push(name));
+            let seen = Arc::clone(&seen);
+            undo.push(move || seen.lock().unwrap().push(name));
         }
         (undo, seen)
     }
@@ -50,13 +49,13 @@ mod tests {
     fn the_newest_step_is_taken_back_first() {
         let (undo, seen) = list_of(&["directory", "lock", "socket"]);
         drop(undo);
-        assert_eq!(*seen.borrow(), ["socket", "lock", "directory"]);
+        assert_eq!(*seen.lock().unwrap(), ["socket", "lock", "directory"]);
     }
 
     #[test]
     fn what_is_kept_is_not_taken_back() {
         let (undo, seen) = list_of(&["directory"]);
         undo.keep();
-        assert!(seen.borrow().is_empty());
+        assert!(seen.lock().unwrap().is_empty());
     }
 }

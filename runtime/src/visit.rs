@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use proto::message::{ExitStatus, ProcessId, Request};
+use proto::message::{ExitStatus, ProcessId, Reply, Request};
 use proto::spec::Process;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::pidfd_send_signal;
@@ -93,6 +93,7 @@ impl Visited {
         exec: &str,
         interactive: bool,
         signals: &Signals,
+        started: impl FnOnce(),
     ) -> Result<u8, VisitError> {
         let name = self.name();
         let id = ProcessId { container: name.clone(), exec: Some(exec.to_owned()) };
@@ -102,10 +103,11 @@ impl Visited {
             vm: None,
             signals,
             front: Front::Caller { interactive },
+            held: None,
             timeline: &Timeline::new(false),
         };
         let wish = Wish::Exec(Box::new(process));
-        match attendance.see_through(wish, |streams| connect(&self.dir, &id, streams), || ()) {
+        match attendance.see_through(wish, |streams| connect(&self.dir, &id, streams), started) {
             Ok(status) => Ok(status.shell_code()),
             // The container has ended and its VM with it: that was a kill for everything in there.
             Err(AttendError::Session(SessionError::HungUp)) => {
@@ -115,14 +117,21 @@ impl Visited {
         }
     }
 
-    /// Sends a signal to its first process.
-    pub(crate) fn signal(&self, signal: i32) -> Result<(), VisitError> {
+    /// Sends a signal to its first process, or to all.
+    pub(crate) fn signal(&self, signal: i32, all: bool) -> Result<(), VisitError> {
         let process = ProcessId { container: self.name(), exec: None };
-        let asked = self.session()?.ask(Request::Signal { process, signal, all: false });
-        match asked {
-            Ok(_) => Ok(()),
-            Err(source) => Err(VisitError::Session { name: self.name(), source }),
-        }
+        self.ask(Request::Signal { process, signal, all }).map(drop)
+    }
+
+    /// Asks its guest's agent for something.
+    pub(crate) fn ask(&self, request: Request) -> Result<Reply, VisitError> {
+        let answer = self.session()?.ask(request);
+        answer.map_err(|source| VisitError::Session { name: self.name(), source })
+    }
+
+    /// Its directory.
+    pub(crate) fn dir(&self) -> &Dir {
+        &self.dir
     }
 
     /// Ends it: asks with its stop signal if it is given time, then kills it, then its VM.
@@ -132,7 +141,7 @@ impl Visited {
         let killed = (Signal::SIGKILL as i32, KILLED);
         for (signal, time) in asked.into_iter().chain([killed]) {
             // A guest that cannot be told anything is not waited for.
-            if self.signal(signal).is_ok() && self.has_ended(&supervisor, Some(time))? {
+            if self.signal(signal, false).is_ok() && self.has_ended(&supervisor, Some(time))? {
                 return Ok(());
             }
         }

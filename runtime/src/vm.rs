@@ -10,12 +10,12 @@ use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
 
 use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, recv, socketpair};
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
-use vmm::spec::{DiskSpec, Ending, HostPort, Inherited, Report, VmSpec, VsockSpec};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use vmm::spec::{DiskSpec, Ending, FsSpec, HostPort, Inherited, Report, VmSpec, VsockSpec};
 
 use crate::session::printable;
-use crate::signals;
 use crate::timeline::{Source, Timeline};
+use crate::{shares, signals};
 
 /// The hidden verb behind which this program is the VM's process.
 pub(crate) const VERB: &str = "vmm";
@@ -50,8 +50,10 @@ pub(crate) struct Parts {
     pub(crate) kernel: File,
     /// The initramfs.
     pub(crate) initramfs: File,
-    /// The root's disk.
-    pub(crate) disk: File,
+    /// The root's disk, unless the root is a share.
+    pub(crate) disk: Option<File>,
+    /// The way to the server of the host's files, if the guest sees any.
+    pub(crate) files: Option<OwnedFd>,
     /// Where clients of the guest's ports come.
     pub(crate) listener: UnixListener,
     /// What the guest's agent dials when it is ready.
@@ -97,7 +99,9 @@ impl Vm {
             kernel: inherited(&parts.kernel),
             initramfs: inherited(&parts.initramfs),
             command_line: String::new(),
-            disks: vec![Some(DiskSpec { image: inherited(&parts.disk), read_only: true })],
+            disks: (parts.disk.iter())
+                .map(|disk| Some(DiskSpec { image: inherited(disk), read_only: true }))
+                .collect(),
             vsock: VsockSpec {
                 guest_cid: GUEST_CID,
                 listener: inherited(&parts.listener),
@@ -106,6 +110,8 @@ impl Vm {
                     socket: inherited(&parts.agent),
                 }],
             },
+            fs: (parts.files.as_ref())
+                .map(|socket| FsSpec { tag: shares::TAG.to_owned(), socket: inherited(socket) }),
             serial_log: parts.debug.then(|| inherited(&stderr)),
             control: inherited(&control_theirs),
         };
@@ -151,6 +157,16 @@ impl Vm {
                 }
             }
         }
+    }
+
+    /// Stops its process: no virtual CPU and no device does anything until [`Self::resume`].
+    pub(crate) fn pause(&self) -> io::Result<()> {
+        Ok(pidfd_send_signal(&self.end, Signal::STOP)?)
+    }
+
+    /// Lets a paused VM go on.
+    pub(crate) fn resume(&self) -> io::Result<()> {
+        Ok(pidfd_send_signal(&self.end, Signal::CONT)?)
     }
 
     /// How it ended, once its process is gone.

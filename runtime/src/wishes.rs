@@ -32,10 +32,14 @@ pub(crate) struct Wishes {
     /// Call the container NAME. [default: the beginning of its id]
     #[arg(long, value_name = "NAME", allow_hyphen_values = true)]
     pub(crate) name: Option<String>,
-    /// Use this directory as root instead of an image's. It is copied when the container starts:
-    /// what the container changes is not written back.
+    /// Use this directory as root instead of an image's. It is shared: what the container writes is
+    /// written there.
     #[arg(long, value_name = "DIR")]
     pub(crate) rootfs: Option<PathBuf>,
+    /// Mount a directory or file of this machine in the container; `ro` for reading only.
+    #[arg(short, long = "volume", value_name = "SRC:DST[:ro]")]
+    #[serde(default)]
+    pub(crate) volumes: Vec<String>,
     /// The container cannot write to its root.
     #[arg(long)]
     pub(crate) read_only: bool,
@@ -60,7 +64,7 @@ pub(crate) struct ProcessWishes {
     #[arg(short, long, value_name = "NAME[=VALUE]")]
     pub(crate) env: Vec<String>,
     /// Start in this directory of the container.
-    #[arg(short, long, value_name = "DIR")]
+    #[arg(short, long, alias = "cwd", value_name = "DIR")]
     pub(crate) workdir: Option<String>,
     /// Run as this user: name or number, and :group.
     #[arg(short, long, value_name = "USER[:GROUP]")]

@@ -111,6 +111,7 @@ fn spec(
         command_line: String::new(),
         disks: vec![],
         vsock: VsockSpec { guest_cid: 3, listener: Inherited(-1), host_ports: vec![] },
+        fs: None,
         serial_log: None,
         control: Inherited(-1),
     };

@@ -8,6 +8,7 @@ use std::sync::{Arc, Barrier};
 
 use crate::control::{Control, Owner};
 use crate::devices::block::Disk;
+use crate::devices::fs::Server;
 use crate::ending::{Cause, Ends};
 use crate::event_loop::{EventLoop, Interest, Readiness, Subscriber};
 use crate::inherit::{InheritError, Inheritance};
@@ -134,6 +135,10 @@ fn parts(
         .map(|port| Ok((port.port, inheritance.take(port.socket, "a port of the host")?)))
         .collect::<Result<_, InheritError>>()?;
     let serial_log = spec.serial_log.map(|log| inheritance.take(log, "serial_log")).transpose()?;
+    let fs = spec.fs.as_ref().map(|fs| {
+        let socket = inheritance.take(fs.socket, "fs.socket")?;
+        Ok::<_, InheritError>(Server { tag: fs.tag.clone(), socket })
+    });
     let (dialling, reaching) = (control.clone(), control.clone());
     Ok(Parts {
         vcpus: spec.vcpus,
@@ -146,6 +151,7 @@ fn parts(
         guest_cid: spec.vsock.guest_cid,
         listener: inheritance.take(spec.vsock.listener, "vsock.listener")?,
         host_ports,
+        fs: fs.transpose()?,
         serial_log: serial_log.map(File::from),
         dialled: Box::new(move |port| dialling.mark(format!("guest dialled host port {port}"))),
         reached: Box::new(move |step| {

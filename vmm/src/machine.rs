@@ -12,11 +12,12 @@ use crate::arch::{self, cpu::Processors, layout};
 use crate::boot;
 use crate::bus::Bus;
 use crate::devices::block::{Block, BlockState, Disk, OpenDiskError};
+use crate::devices::fs::{Fs, FsState, Server};
 use crate::devices::reset::ResetLine;
 use crate::devices::rng::{Rng, RngState};
 use crate::devices::serial::{LastWords, SerialLine};
 use crate::devices::vsock::{Connections, Dialled, Leave, Vsock, VsockState};
-use crate::devices::{block, rng, vsock};
+use crate::devices::{block, fs, rng, vsock};
 use crate::ending::Ends;
 use crate::event_loop::EventLoop;
 use crate::irq::Interrupt;
@@ -47,6 +48,8 @@ pub struct Parts {
     pub listener: OwnedFd,
     /// What the guest may dial.
     pub host_ports: BTreeMap<u32, OwnedFd>,
+    /// Who serves the guest's file system, if it has one.
+    pub fs: Option<Server>,
     /// Where the serial line is written down.
     pub serial_log: Option<File>,
     /// Told of the ports that the guest dials.
@@ -144,6 +147,13 @@ pub fn build(
     let kicks = mmio::kicks(rng::QUEUE_SIZES.len())?;
     let entropy = Rng::new(RngState::default(), kicks.clone(), event_loop)?;
     slots.plug(Box::new(entropy), kicks)?;
+    // Last, so that the others are where they are without it. An empty slot would be free but for the
+    // driver, which sets its queues up at boot.
+    if let Some(server) = parts.fs {
+        let kicks = mmio::kicks(fs::QUEUE_SIZES.len())?;
+        let files = Fs::new(FsState::default(), server, kicks.clone(), event_loop)?;
+        slots.plug(Box::new(files), kicks)?;
+    }
     let Slots { bus: memory_bus, words, .. } = slots;
 
     let last_words = Arc::new(Mutex::new(LastWords::default()));

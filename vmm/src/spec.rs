@@ -34,6 +34,9 @@ pub struct VmSpec {
     pub disks: Vec<Option<DiskSpec>>,
     /// The socket device.
     pub vsock: VsockSpec,
+    /// The file system device, if the guest has one.
+    #[serde(default)]
+    pub fs: Option<FsSpec>,
     /// What the guest's serial port says goes here as well as into the last words, if given.
     pub serial_log: Option<Inherited>,
     /// A `SOCK_SEQPACKET` Unix socket; one [`Report`] in JSON is one packet.
@@ -48,6 +51,7 @@ impl VmSpec {
         [self.kvm, self.kernel, self.initramfs, self.vsock.listener, self.control]
             .into_iter()
             .chain(self.serial_log)
+            .chain(self.fs.as_ref().map(|fs| fs.socket))
             .chain(disks)
             .chain(ports)
     }
@@ -68,6 +72,11 @@ impl VmSpec {
         if vsock.guest_cid < 3 || vsock.guest_cid == u32::MAX {
             return Err(SpecError::GuestCid(vsock.guest_cid));
         }
+        if let Some(FsSpec { tag, .. }) = &self.fs
+            && (!(1..=MAX_TAG_BYTES).contains(&tag.len()) || tag.contains('\0'))
+        {
+            return Err(SpecError::FsTag(tag.clone()));
+        }
         if let Some(at) = command_line.bytes().position(|byte| !(b' '..=b'~').contains(&byte)) {
             return Err(SpecError::CommandLine { at });
         }
@@ -81,7 +90,7 @@ impl VmSpec {
 }
 
 /// What is wrong with a [`VmSpec`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SpecError {
     /// `vcpus` is out of range.
     #[error("vcpus is {0}, not 1 to {MAX_VCPUS}")]
@@ -97,6 +106,9 @@ pub enum SpecError {
     /// `vsock.guest_cid` belongs to somebody else.
     #[error("vsock.guest_cid is {0}, which no guest can have")]
     GuestCid(u32),
+    /// `fs.tag` is no name for a file system.
+    #[error("fs.tag is {0:?}, not 1 to {MAX_TAG_BYTES} bytes without a zero")]
+    FsTag(String),
     /// `command_line` has a character that would not reach the kernel as it is.
     #[error("command_line has a character at {at} that is not printable ASCII")]
     CommandLine {
@@ -119,6 +131,9 @@ pub const MAX_RAM_BYTES: u64 = 1 << 40;
 
 /// Memory comes in large pages.
 pub const RAM_STEP_BYTES: u64 = 2 << 20;
+
+/// The longest tag of a file system (virtio 1.2, 5.11.4).
+pub const MAX_TAG_BYTES: usize = 36;
 
 /// The most disk slots: what is left of the interrupts.
 pub const MAX_DISKS: usize = 16;
@@ -152,6 +167,16 @@ pub struct HostPort {
     /// Its number.
     pub port: u32,
     /// The connected stream socket behind it.
+    pub socket: Inherited,
+}
+
+/// The file system device, which knows nothing of files: it carries FUSE messages.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FsSpec {
+    /// What the guest mounts it by.
+    pub tag: String,
+    /// A connected `SOCK_SEQPACKET` Unix socket to the file server: a request or a reply is one
+    /// packet.
     pub socket: Inherited,
 }
 
@@ -228,6 +253,7 @@ mod tests {
                 listener: Inherited(7),
                 host_ports: vec![HostPort { port: 1024, socket: Inherited(8) }],
             },
+            fs: Some(FsSpec { tag: "files".into(), socket: Inherited(10) }),
             serial_log: None,
             control: Inherited(9),
         }
@@ -236,7 +262,7 @@ mod tests {
     #[test]
     fn each_field_out_of_range_is_named() {
         assert_eq!(spec().check(), Ok(()));
-        let cases: [(Spoil, &str); 11] = [
+        let cases: [(Spoil, &str); 14] = [
             (|spec| spec.vcpus = 0, "vcpus is 0"),
             (|spec| spec.vcpus = 33, "vcpus is 33"),
             (|spec| spec.ram_bytes = 1 << 20, "ram_bytes is 1048576"),
@@ -245,11 +271,14 @@ mod tests {
             (|spec| spec.disks = vec![None; 17], "17 disks"),
             (|spec| spec.vsock.guest_cid = 2, "vsock.guest_cid is 2"),
             (|spec| spec.vsock.guest_cid = u32::MAX, "vsock.guest_cid is 4294967295"),
+            (|spec| spec.fs.as_mut().unwrap().tag.clear(), "fs.tag is \"\""),
+            (|spec| spec.fs.as_mut().unwrap().tag.push('\0'), "fs.tag is \"files\\0\""),
+            (|spec| spec.fs.as_mut().unwrap().tag = "x".repeat(37), "fs.tag is \"xxx"),
             (|spec| spec.command_line = "a\0b".into(), "command_line has a character at 1"),
             (|spec| spec.command_line = "a b\n".into(), "command_line has a character at 3"),
             (
                 |spec| {
-                    let again = HostPort { port: 1024, socket: Inherited(10) };
+                    let again = HostPort { port: 1024, socket: Inherited(11) };
                     spec.vsock.host_ports.push(again);
                 },
                 "vsock.host_ports names port 1024 twice",
@@ -267,6 +296,6 @@ mod tests {
     fn every_descriptor_is_named() {
         let mut numbers: Vec<_> = spec().descriptors().map(|fd| fd.0).collect();
         numbers.sort_unstable();
-        assert_eq!(numbers, [3, 4, 5, 6, 7, 8, 9]);
+        assert_eq!(numbers, [3, 4, 5, 6, 7, 8, 9, 10]);
     }
 }

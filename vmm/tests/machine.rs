@@ -81,6 +81,7 @@ fn start(kernel: &[u8], change: Change<'_>) -> Vm {
         command_line: String::new(),
         disks: vec![],
         vsock: VsockSpec { guest_cid: 3, listener: keep(&mut open, listener), host_ports: vec![] },
+        fs: None,
         serial_log: None,
         control: keep(&mut open, theirs),
     };

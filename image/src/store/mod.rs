@@ -25,7 +25,6 @@ use std::path::{Path, PathBuf};
 use rustix::fs::FlockOperation;
 
 use crate::config::{Description, MAX_JSON_BYTES};
-use crate::pack::{PackError, pack_directory};
 use crate::{Config, Digest, Limits, Reference};
 pub use error::{FindError, LoadError, OpenStoreError, RemoveError};
 use names::Names;
@@ -146,16 +145,6 @@ impl Store {
         }
         let names = removed.iter().map(Reference::to_string).collect();
         Ok(Removed { names, image: last.then_some(id) })
-    }
-
-    /// A disk of everything in `directory` (see [`pack_directory`]), in an unnamed file of the store
-    /// that is gone when it is closed.
-    pub fn pack_directory(&self, directory: &Path) -> Result<File, PackError> {
-        let tmp = self.tmp();
-        let disk = tempfile::tempfile_in(&tmp)
-            .map_err(|source| crate::SpoolError { directory: tmp.clone(), source })?;
-        pack_directory(directory, &disk, &tmp, &self.limits)?;
-        Ok(disk)
     }
 
     fn resolve(

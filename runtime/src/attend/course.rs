@@ -11,9 +11,12 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::{AttendError, Attendance, Wish};
 use crate::dial::DialError;
+use crate::exit::Failure;
+use crate::orders::{Order, Ordered};
 use crate::relay::Relays;
 use crate::session::{Heard, SessionError};
 use crate::signals;
+use crate::state::record::Status;
 use crate::terminal;
 use crate::vm::Vm;
 
@@ -32,6 +35,7 @@ const NO_CALL: u64 = 0;
 enum Phase {
     Greeting { first: u64 },
     Creating { first: u64 },
+    Held { wait: u64 },
     Starting { start: u64, wait: u64 },
     Running { wait: u64 },
     Draining { end: Result<ExitStatus, AttendError> },
@@ -42,6 +46,7 @@ enum Phase {
 enum Source {
     Reports,
     Session,
+    Orders,
     Signals,
     Output,
     VmEnd,
@@ -56,6 +61,9 @@ pub(super) struct Course<'a, C, S> {
     relays: Option<Relays>,
     /// Signals that came before there was a process.
     held_signals: Vec<i32>,
+    /// Who ordered the start that is under way.
+    starter: Option<Ordered>,
+    paused: bool,
     session_open: bool,
     vm_open: bool,
     /// What went wrong, unless the VM knows better before the deadline.
@@ -76,6 +84,8 @@ where
             stdio,
             relays: None,
             held_signals: Vec::new(),
+            starter: None,
+            paused: false,
             session_open: true,
             vm_open: attendance.vm.is_some(),
             complaint: None,
@@ -86,6 +96,14 @@ where
 
     /// To its end.
     pub(super) fn run(mut self, wish: Wish) -> Result<ExitStatus, AttendError> {
+        let end = self.go(wish);
+        if let (Some(starter), Err(error)) = (self.starter.take(), &end) {
+            starter.answer(Err(Failure::of(error)));
+        }
+        end
+    }
+
+    fn go(&mut self, wish: Wish) -> Result<ExitStatus, AttendError> {
         // Said before the guest is there to hear it: no time passes between ready and create.
         let process = self.attendance.process.clone();
         let first = self.call(match wish {
@@ -97,12 +115,14 @@ where
             let came = self.wait()?;
             if came.is_empty() {
                 // The deadline.
-                return Err(self.complaint.unwrap_or(AttendError::NotReady { after: GREETING }));
+                let complaint = self.complaint.take();
+                return Err(complaint.unwrap_or(AttendError::NotReady { after: GREETING }));
             }
             for source in came {
                 phase = match source {
                     Source::Reports => self.note_reports(phase),
                     Source::Session => self.hear(phase)?,
+                    Source::Orders => self.take_order(phase)?,
                     Source::Signals => self.pass_signals(phase)?,
                     Source::Output => self.output_is_drained(phase),
                     Source::VmEnd => self.bury_vm(phase),
@@ -118,9 +138,11 @@ where
     /// Waits until something comes, and says what; nothing if nothing does in the time it has.
     fn wait(&self) -> Result<Vec<Source>, AttendError> {
         let vm = self.attendance.vm.as_deref().filter(|_| self.vm_open);
-        let sources: [(Source, Option<BorrowedFd<'_>>); 5] = [
+        let held = self.attendance.held.as_ref();
+        let sources: [(Source, Option<BorrowedFd<'_>>); 6] = [
             (Source::Reports, vm.map(Vm::reports)),
             (Source::Session, self.session_open.then_some(self.attendance.session.as_fd())),
+            (Source::Orders, held.map(|held| held.orders.as_fd())),
             (Source::Signals, Some(self.attendance.signals.as_fd())),
             (Source::Output, self.relays.as_ref().map(|relays| relays.drained.as_fd())),
             (Source::VmEnd, vm.map(Vm::end)),
@@ -215,6 +237,7 @@ where
         let Answer { id, result } = answer;
         let waited_for = match &phase {
             Phase::Creating { first } => id == *first,
+            Phase::Held { wait } => id == *wait,
             Phase::Starting { start, wait } => id == *start || id == *wait,
             Phase::Running { wait } => id == *wait,
             // A guest that cannot be reached has nothing to answer, and an ended process neither.
@@ -231,6 +254,11 @@ where
                     let wait = self.call(Request::Wait { process })?;
                     return self.runs(Phase::Running { wait });
                 }
+                if self.attendance.held.is_some() {
+                    let wait = self.call(Request::Wait { process })?;
+                    self.reach(Status::Created)?;
+                    return Ok(Phase::Held { wait });
+                }
                 let start = self.call(Request::Start { container: process.container.clone() })?;
                 Ok(Phase::Starting { start, wait: self.call(Request::Wait { process })? })
             }
@@ -241,7 +269,7 @@ where
             (Phase::Starting { wait, .. }, Reply::Exited { status }) if id == wait => {
                 self.runs(Phase::Draining { end: Ok(status) })
             }
-            (Phase::Running { .. }, Reply::Exited { status }) => {
+            (Phase::Held { .. } | Phase::Running { .. }, Reply::Exited { status }) => {
                 self.attendance.timeline.mark("exited");
                 Ok(Phase::Draining { end: Ok(status) })
             }
@@ -249,8 +277,66 @@ where
         }
     }
 
+    /// Does what somebody orders, or tells them why not now.
+    fn take_order(&mut self, phase: Phase) -> Result<Phase, AttendError> {
+        let Some(held) = &self.attendance.held else { return Ok(phase) };
+        let Some(ordered) = held.orders.next().map_err(AttendError::Watch)? else {
+            return Ok(phase);
+        };
+        let name = self.attendance.process.container.clone();
+        let cannot = |what: &str| Failure { message: format!("container {name} {what}"), code: 1 };
+        match (ordered.order, phase) {
+            (Order::Start, Phase::Held { wait }) => {
+                let start = self.call(Request::Start { container: name })?;
+                self.starter = Some(ordered);
+                Ok(Phase::Starting { start, wait })
+            }
+            (Order::Pause, phase @ Phase::Running { .. }) if !self.paused => {
+                self.stop_vm(ordered, true)?;
+                Ok(phase)
+            }
+            (Order::Resume, phase @ Phase::Running { .. }) if self.paused => {
+                self.stop_vm(ordered, false)?;
+                Ok(phase)
+            }
+            (order, phase) => {
+                ordered.answer(Err(cannot(match order {
+                    Order::Start => "was started already",
+                    Order::Pause => "is not running",
+                    Order::Resume => "is not paused",
+                })));
+                Ok(phase)
+            }
+        }
+    }
+
+    /// Stops the VM's process, and with it every virtual CPU, or lets it go on.
+    fn stop_vm(&mut self, ordered: Ordered, stop: bool) -> Result<(), AttendError> {
+        let Some(vm) = &self.attendance.vm else { return Ok(()) };
+        match if stop { vm.pause() } else { vm.resume() } {
+            Ok(()) => {
+                self.paused = stop;
+                self.reach(if stop { Status::Paused } else { Status::Running })?;
+                ordered.answer(Ok(()));
+            }
+            Err(error) => ordered.answer(Err(Failure::of(&error))),
+        }
+        Ok(())
+    }
+
+    fn reach(&mut self, status: Status) -> Result<(), AttendError> {
+        match &mut self.attendance.held {
+            Some(held) => Ok((held.reached)(status)?),
+            None => Ok(()),
+        }
+    }
+
     fn runs(&mut self, phase: Phase) -> Result<Phase, AttendError> {
         self.attendance.timeline.mark("started");
+        self.reach(Status::Running)?;
+        if let Some(starter) = self.starter.take() {
+            starter.answer(Ok(()));
+        }
         if let Some(started) = self.started.take() {
             started();
         }
@@ -264,7 +350,7 @@ where
         while let Some(signal) = self.attendance.signals.next().map_err(AttendError::Watch)? {
             match &phase {
                 Phase::Running { .. } => self.pass(signal)?,
-                Phase::Starting { .. } => self.held_signals.push(signal),
+                Phase::Held { .. } | Phase::Starting { .. } => self.held_signals.push(signal),
                 _ if !signals::asks_to_end(signal) => self.held_signals.push(signal),
                 Phase::Greeting { .. } | Phase::Creating { .. } => {
                     return Err(AttendError::Interrupted { signal });

@@ -99,6 +99,7 @@ impl Story {
             vm: None,
             signals: &signals,
             front: Front::Log(File::options().append(true).open(log.path()).unwrap()),
+            held: None,
             timeline: &Timeline::new(true),
         };
         let connect = |streams: &[Stream]| Ok(streams.iter().copied().zip(host_ends).collect());

@@ -1,36 +1,96 @@
 use clap::Args;
+use proto::spec::Process;
 
+use super::oci::{Added, FAILED_EXEC};
 use crate::exit::Failure;
+use crate::host;
+use crate::oci;
+use crate::oci::supervise::{self, Order};
+use crate::plan::{self, Host};
 use crate::settings::Settings;
 use crate::signals::Signals;
 use crate::state::Root;
-use crate::terminal::Raw;
+use crate::state::record::Record;
+use crate::terminal::{self, Raw};
 use crate::visit::Visited;
 use crate::wishes::ProcessWishes;
-use crate::{host, plan};
 
 /// Run another program in a running container.
 #[derive(Args, Debug)]
 pub(super) struct Exec {
     #[command(flatten)]
     process: ProcessWishes,
+    #[command(flatten)]
+    added: Added,
     /// The container's name, or the beginning of its id.
     name: String,
     /// The program and its arguments.
-    #[arg(trailing_var_arg = true, required = true, value_name = "COMMAND")]
+    #[arg(
+        trailing_var_arg = true,
+        required_unless_present = "process_file",
+        value_name = "COMMAND"
+    )]
     command: Vec<String>,
 }
 
 impl Exec {
     pub(super) fn call(self, settings: &Settings) -> Result<u8, Failure> {
-        let host = host::facts(&self.process.env)?;
         let container = Visited::new(Root::open(&settings.root)?.find(&self.name)?)?;
-        let first = &container.record.process;
-        let process = plan::exec(first, &self.process, &self.command, &host)?;
+        let bundled = container.record.oci.is_some();
+        let end = self.run(settings, container);
+        // runc's callers know one code for whatever went wrong.
+        end.map_err(
+            |failure| if bundled { Failure { code: FAILED_EXEC, ..failure } } else { failure },
+        )
+    }
+
+    fn run(self, settings: &Settings, container: Visited) -> Result<u8, Failure> {
+        self.added.judge()?;
+        let host = host::facts(&self.process.env)?;
+        let process = self.decide(&container.record, &host)?;
+        let exec = host.id.short().to_owned();
+        let Added { detach, console_socket, pid_file, .. } = &self.added;
+        if *detach || console_socket.is_some() {
+            let name = container.record.name.clone();
+            let console_socket = console_socket.as_deref().map(std::path::absolute).transpose()?;
+            let order = Order::Exec {
+                settings: settings.clone(),
+                name,
+                process: Box::new(process),
+                exec,
+                console_socket,
+            };
+            let pid = supervise::start(&order)?;
+            super::oci::write_pid_file(pid_file.as_deref(), pid)?;
+            return if *detach { Ok(0) } else { supervise::wait(pid) };
+        }
+        super::oci::write_pid_file(pid_file.as_deref(), std::process::id())?;
+        // A bundle's callers say what the process has by what we have.
+        let interactive = self.process.interactive || container.record.oci.is_some();
         let signals = Signals::catch()?;
-        let talks = self.process.tty && self.process.interactive;
+        let tty = matches!(process.stdio, proto::spec::Stdio::Terminal { .. });
+        let talks = tty && interactive && terminal::on_stdin();
         let _raw = talks.then(Raw::enter).transpose()?;
-        let interactive = self.process.interactive;
-        Ok(container.exec(process, host.id.short(), interactive, &signals)?)
+        Ok(container.exec(process, &exec, interactive, &signals, || ())?)
+    }
+
+    fn decide(&self, record: &Record, host: &Host) -> Result<Process, Failure> {
+        let first = &record.process;
+        let mut process = match &self.added.process_file {
+            Some(path) => {
+                let asked = oci::bundle::process(path)?;
+                let process = oci::process(&asked, host.terminal)?;
+                let Process { seccomp, personality, .. } = first.clone();
+                Process { seccomp, personality, ..process }
+            }
+            None => plan::exec(first, &self.process, &self.command, host)?,
+        };
+        if let (Some(_), proto::spec::Stdio::Pipes { stdin, .. }) =
+            (&record.oci, &mut process.stdio)
+        {
+            *stdin = true;
+        }
+        self.added.apply(&mut process);
+        Ok(process)
     }
 }

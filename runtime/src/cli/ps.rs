@@ -1,13 +1,14 @@
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
+use super::oci::processes;
 use super::{ago, table};
 use crate::exit::Failure;
 use crate::settings::Settings;
-use crate::state::record::SHORT_ID_LEN;
+use crate::state::record::{SHORT_ID_LEN, Status};
 use crate::state::{Entry, Root};
 
-/// List containers.
+/// List containers, or the processes of one.
 #[derive(Args, Debug)]
 pub(super) struct Ps {
     /// Ended containers too.
@@ -17,8 +18,14 @@ pub(super) struct Ps {
     #[arg(short, long)]
     quiet: bool,
     /// How to print.
-    #[arg(long, value_enum, default_value_t = Format::Table)]
+    #[arg(short, long, value_enum, default_value_t = Format::Table)]
     format: Format,
+    /// The container whose processes to list.
+    #[arg(value_name = "NAME")]
+    name: Option<String>,
+    /// For other runtimes: options of ps, which is not run.
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
+    _options: Vec<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -44,6 +51,9 @@ struct Row {
 
 impl Ps {
     pub(super) fn call(self, settings: &Settings) -> Result<u8, Failure> {
+        if let Some(name) = &self.name {
+            return processes(settings, name, self.format == Format::Json);
+        }
         let mut rows = Vec::new();
         for entry in Root::open(&settings.root)?.entries()? {
             if !entry.alive && !self.all {
@@ -66,6 +76,7 @@ impl Ps {
 
 fn row(entry: Entry) -> Result<Row, Failure> {
     let record = entry.record?;
+    let held = record.oci.as_ref().map(|oci| oci.status);
     Ok(Row {
         id: record.id.to_string(),
         name: record.name.to_string(),
@@ -73,7 +84,12 @@ fn row(entry: Entry) -> Result<Row, Failure> {
         command: record.process.args,
         created: record.created,
         status: match (entry.alive, &record.outcome) {
-            (true, _) => "running",
+            (true, _) => match held {
+                Some(Status::Creating) => "creating",
+                Some(Status::Created) => "created",
+                Some(Status::Paused) => "paused",
+                Some(Status::Running | Status::Stopped) | None => "running",
+            },
             (false, Some(_)) => "exited",
             // Its supervisor was killed before it could say how the container ended.
             (false, None) => "dead",

@@ -1,5 +1,6 @@
 use clap::Args;
 
+use super::oci;
 use crate::exit::Failure;
 use crate::settings::Settings;
 use crate::state::Root;
@@ -21,6 +22,11 @@ impl Rm {
         let root = Root::open(&settings.root)?;
         for word in &self.names {
             let entry = root.find(word)?;
+            if entry.record.as_ref().is_ok_and(|record| record.oci.is_some()) {
+                oci::delete(settings, word, self.force)?;
+                println!("{word}");
+                continue;
+            }
             let name = entry.dir.name().clone();
             if entry.alive && self.force {
                 Visited::new(entry)?.end(None)?;

@@ -1,20 +1,32 @@
 use clap::Args;
 
+use super::oci::{self, Bundled};
 use crate::exit::Failure;
 use crate::settings::Settings;
 use crate::timeline::Timeline;
 use crate::wishes::Wishes;
 use crate::{detach, run};
 
-/// Run a container from an image or a directory.
+/// Run a container from an image, a directory or a bundle.
 #[derive(Args, Debug)]
 pub(super) struct Run {
     #[command(flatten)]
     pub(super) wishes: Wishes,
+    #[command(flatten)]
+    bundled: Bundled,
+    /// Do not delete a bundle's container when it has ended.
+    #[arg(long)]
+    keep: bool,
 }
 
 impl Run {
     pub(super) fn call(mut self, settings: Settings) -> Result<u8, Failure> {
+        if let Some((id, [])) = self.wishes.image_and_command.split_first()
+            && self.bundled.is_meant(&self.wishes.image_and_command)
+        {
+            let end = oci::run(settings, &self.bundled, id, self.wishes.detach, self.keep);
+            return end.map_err(|failure| Failure { code: oci::FAILED, ..failure });
+        }
         if let Some(directory) = &mut self.wishes.rootfs {
             *directory = std::path::absolute(&*directory)?;
         }

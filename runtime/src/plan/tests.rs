@@ -69,7 +69,31 @@ fn nothing_to_run_is_refused_with_the_images_name() {
 #[test]
 fn with_a_directory_as_root_every_word_is_the_command() {
     let wishes = Wishes { rootfs: Some(PathBuf::from("/srv/root")), ..run(&["/bin/sh", "-l"]) };
-    assert_eq!(planned(&wishes).container.process.args, words(&["/bin/sh", "-l"]));
+    let plan = planned(&wishes);
+    assert_eq!(plan.container.process.args, words(&["/bin/sh", "-l"]));
+    assert_eq!(plan.container.root, Root::Share { name: plan.shares[0].name.clone() });
+    assert_eq!(plan.shares[0].path, Path::new("/srv/root"));
+}
+
+#[test]
+fn a_volume_is_a_share_and_a_mount_of_it() {
+    let volumes = words(&["/srv/data:/data", "/etc/hosts:/etc/hosts:ro"]);
+    let plan = planned(&Wishes { volumes, ..run(&["demo", "sh"]) });
+    let ends = &plan.container.mounts[plan.container.mounts.len() - 2..];
+    for ((shared, mount), (path, destination, read_only)) in plan
+        .shares
+        .iter()
+        .zip(ends)
+        .zip([("/srv/data", "/data", false), ("/etc/hosts", "/etc/hosts", true)])
+    {
+        assert_eq!((shared.path.as_path(), shared.read_only), (Path::new(path), read_only));
+        assert_eq!(mount.destination, Path::new(destination));
+        assert_eq!(mount.share.as_ref(), Some(&shared.name));
+    }
+    for word in ["data:/data", "/data", "/a:b", "/a:/b:z", "/a:/b:ro:ro", ""] {
+        let message = refused(&Wishes { volumes: words(&[word]), ..run(&["demo", "sh"]) });
+        assert!(message.starts_with(&format!("--volume {word:?}")), "{message}");
+    }
 }
 
 #[test]

@@ -1,9 +1,11 @@
 //! What is written down about a container, and read back with suspicion.
 
+use std::collections::BTreeMap;
 use std::fmt;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use proto::spec::Process;
+use proto::spec::{Hook, Process};
 use serde::{Deserialize, Serialize};
 
 /// Version of [`Record`]'s shape. A record of another version is named, not guessed at.
@@ -15,8 +17,8 @@ const ID_LEN: usize = 64;
 /// Characters of an id that people see.
 pub(crate) const SHORT_ID_LEN: usize = 12;
 
-/// Most characters in a name: it is a directory's name and a host name's first label.
-const MAX_NAME_LEN: usize = 63;
+/// Most characters in a name: it is a directory's name, here and in cgroup hierarchies.
+const MAX_NAME_LEN: usize = 200;
 
 /// One container, as `state.json` has it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,6 +42,9 @@ pub(crate) struct Record {
     pub(crate) process: Process,
     /// The signal that asks it to end.
     pub(crate) stop_signal: i32,
+    /// How far it is, if it was made from a bundle.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) oci: Option<Oci>,
     /// How it ended; `None` before that, and for ever when its supervisor was killed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) outcome: Option<Outcome>,
@@ -57,6 +62,71 @@ pub(crate) struct Outcome {
     pub(crate) error: Option<String>,
 }
 
+/// What is known of a container that was made from a bundle.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Oci {
+    /// How far it is. Once its supervisor is gone it is stopped, whatever stands here.
+    pub(crate) status: Status,
+    /// The bundle's directory.
+    pub(crate) bundle: PathBuf,
+    /// Its root's directory.
+    pub(crate) rootfs: PathBuf,
+    /// `annotations`.
+    pub(crate) annotations: BTreeMap<String, String>,
+    /// `hooks.poststart`.
+    pub(crate) poststart: Vec<Hook>,
+    /// `hooks.poststop`.
+    pub(crate) poststop: Vec<Hook>,
+    /// Its cgroup on the host, to be removed with it.
+    pub(crate) cgroup: Option<PathBuf>,
+    /// Bytes of memory its VM has.
+    pub(crate) ram_bytes: u64,
+}
+
+impl Oci {
+    /// What stands for it where a container was made of an image, in this directory.
+    pub(crate) fn of_image(directory: &Path) -> Self {
+        Self {
+            status: Status::Running,
+            bundle: directory.to_owned(),
+            rootfs: PathBuf::new(),
+            annotations: BTreeMap::new(),
+            poststart: vec![],
+            poststop: vec![],
+            cgroup: None,
+            ram_bytes: 0,
+        }
+    }
+}
+
+/// How far a container of a bundle is (OCI runtime specification, "State").
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Status {
+    /// It is being made.
+    Creating,
+    /// It is made, and its process is held.
+    Created,
+    /// Its process was let go.
+    Running,
+    /// Its virtual CPUs are stopped.
+    Paused,
+    /// Its process has ended.
+    Stopped,
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Creating => "creating",
+            Self::Created => "created",
+            Self::Running => "running",
+            Self::Paused => "paused",
+            Self::Stopped => "stopped",
+        })
+    }
+}
+
 impl Record {
     /// A container that has not ended.
     pub(crate) fn new(id: Id, name: Name, image: String, process: Process) -> Self {
@@ -71,6 +141,7 @@ impl Record {
             detached: false,
             process,
             stop_signal: 15,
+            oci: None,
             outcome: None,
         }
     }
@@ -118,7 +189,7 @@ pub(crate) fn now() -> String {
     humantime::format_rfc3339_nanos(std::time::SystemTime::now()).to_string()
 }
 
-/// A container's name: letters, digits, `_`, `.` and `-`, a letter or digit first.
+/// A container's name: letters, digits, `_`, `.`, `+` and `-`, a letter, digit or `_` first.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String")]
 pub(crate) struct Name(String);
@@ -126,7 +197,7 @@ pub(crate) struct Name(String);
 /// A word is no container name.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{0:?} is not a container name: 1 to {MAX_NAME_LEN} letters, digits, '_', '.' or '-', a letter or digit first"
+    "{0:?} is not a container name: 1 to {MAX_NAME_LEN} letters, digits, '_', '.', '+' or '-', none of the last three first"
 )]
 pub(crate) struct BadName(String);
 
@@ -134,9 +205,9 @@ impl FromStr for Name {
     type Err = BadName;
 
     fn from_str(word: &str) -> Result<Self, BadName> {
-        let good = word.starts_with(|first: char| first.is_ascii_alphanumeric())
+        let good = word.starts_with(|first: char| first.is_ascii_alphanumeric() || first == '_')
             && word.len() <= MAX_NAME_LEN
-            && word.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte));
+            && word.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_.+-".contains(&byte));
         if good { Ok(Self(word.to_owned())) } else { Err(BadName(word.to_owned())) }
     }
 }
@@ -219,10 +290,10 @@ mod tests {
 
     #[test]
     fn a_name_can_be_a_directory_and_never_leaves_its_root() {
-        for good in ["a", "web-1", "A.b_c", "0"] {
+        for good in ["a", "web-1", "A.b_c", "0", "_a+b", &"f".repeat(64)] {
             assert!(good.parse::<Name>().is_ok(), "{good}");
         }
-        for bad in ["", ".", "..", ".lock", "-x", "a/b", "a b", "a\n", "é", &"a".repeat(64)] {
+        for bad in ["", ".", "..", ".lock", "-x", "a/b", "a b", "a\n", "é", &"a".repeat(201)] {
             assert!(bad.parse::<Name>().is_err(), "{bad}");
         }
     }

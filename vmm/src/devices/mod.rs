@@ -4,9 +4,10 @@
 //! thread or interrupt; `worker.rs` waits for kicks, feeds the core and raises the interrupt;
 //! `mod.rs` is what the driver sees, and the one constructor. To add one: its folder, a line here, an
 //! entry in [`crate::spec::VmSpec`] that says what it is given, and a call of `plug` in
-//! `machine.rs`. Shared directories (virtio-fs) will come in by this door.
+//! `machine.rs`.
 
 pub mod block;
+pub mod fs;
 pub mod reset;
 pub mod rng;
 pub mod serial;

@@ -6,7 +6,7 @@
 //! them mean is still the guest's word, and they can change while we look: cores copy a header once.
 
 use virtio_queue::{DescriptorChain, Queue, QueueOwnedT, QueueT};
-use vm_memory::GuestMemoryBackend;
+use vm_memory::{GuestAddress, GuestMemoryBackend};
 
 use super::buffers::Buffers;
 use crate::memory::Memory;
@@ -118,11 +118,27 @@ impl<'m> Chain<'m> {
 
     /// What the device may read and what it may write.
     pub fn open(self) -> Result<(Buffers<'m>, Buffers<'m>), Lie> {
+        self.walk(|_, _| ())
+    }
+
+    /// What the device may read now, and where it may write the answer at a later time.
+    pub fn open_for_later(self) -> Result<(Buffers<'m>, Room), Lie> {
+        let mut room = Room::default();
+        let (readable, _) = self.walk(|address, bytes| room.push(address, bytes))?;
+        Ok((readable, room))
+    }
+
+    /// Walks it once, and tells `writable_part` where each part is that may be written.
+    fn walk(
+        self,
+        mut writable_part: impl FnMut(GuestAddress, u32),
+    ) -> Result<(Buffers<'m>, Buffers<'m>), Lie> {
         let (mut readable, mut writable) = (Buffers::default(), Buffers::default());
         let mut unfinished = true;
         for descriptor in self.chain {
             unfinished = descriptor.has_next();
             let part = if descriptor.is_write_only() {
+                writable_part(descriptor.addr(), descriptor.len());
                 &mut writable
             } else if writable.is_empty() {
                 &mut readable
@@ -136,6 +152,43 @@ impl<'m> Chain<'m> {
             }
         }
         if unfinished { Err(Lie::Chain) } else { Ok((readable, writable)) }
+    }
+}
+
+/// Where an answer goes that comes later: guest memory by its addresses, since a chain's descriptors
+/// may be others by then.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Room {
+    parts: Vec<(GuestAddress, u32)>,
+    bytes: usize,
+}
+
+impl Room {
+    /// How many bytes fit.
+    pub fn len(&self) -> usize {
+        self.bytes
+    }
+
+    /// Nothing fits: no answer is wanted.
+    pub fn is_empty(&self) -> bool {
+        self.bytes == 0
+    }
+
+    /// The bytes themselves.
+    pub fn open<'m>(&self, memory: &'m Memory) -> Result<Buffers<'m>, Lie> {
+        let mut buffers = Buffers::default();
+        for &(address, bytes) in &self.parts {
+            let outside = Lie::Outside { address: address.0, bytes };
+            for slice in memory.get_slices(address, bytes as usize) {
+                buffers.push(slice.map_err(|_| outside)?);
+            }
+        }
+        Ok(buffers)
+    }
+
+    fn push(&mut self, address: GuestAddress, bytes: u32) {
+        self.parts.push((address, bytes));
+        self.bytes += bytes as usize;
     }
 }
 

@@ -1,0 +1,70 @@
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use proto::spec::Process;
+
+use super::create::{DemandError, write_pid};
+use crate::exit::Failure;
+
+/// What runc's `exec` has beside what everybody's has.
+#[derive(Args, Clone, Debug, Default)]
+pub(in crate::cli) struct Added {
+    /// Read the process from FILE, as `process` of `config.json` has it.
+    #[arg(id = "process_file", short, long = "process", value_name = "FILE")]
+    pub(in crate::cli) process_file: Option<PathBuf>,
+    /// Do not wait for its end.
+    #[arg(short, long)]
+    pub(in crate::cli) detach: bool,
+    /// Send the terminal's master to the Unix socket at PATH.
+    #[arg(long, value_name = "PATH")]
+    pub(in crate::cli) console_socket: Option<PathBuf>,
+    /// Write the number of the process that stands for it to FILE.
+    #[arg(long, value_name = "FILE")]
+    pub(in crate::cli) pid_file: Option<PathBuf>,
+    /// More groups.
+    #[arg(short = 'g', long, value_name = "GID")]
+    additional_gids: Vec<u32>,
+    /// More capabilities.
+    #[arg(short, long, value_name = "CAP")]
+    cap: Vec<String>,
+    /// It gains no privileges by what it executes.
+    #[arg(long)]
+    no_new_privs: bool,
+    /// For other runtimes: a paused container's process waits for it to go on.
+    #[arg(long)]
+    ignore_paused: bool,
+    /// Pass N more descriptors. Only 0: descriptors do not go into a VM.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    preserve_fds: u32,
+}
+
+impl Added {
+    /// Refuses what a VM cannot do.
+    pub(in crate::cli) fn judge(&self) -> Result<(), Failure> {
+        match self.preserve_fds {
+            0 => Ok(()),
+            count => Err(DemandError::PreserveFds(count).into()),
+        }
+    }
+
+    /// Adds what was asked for to `process`.
+    pub(in crate::cli) fn apply(&self, process: &mut Process) {
+        process.user.additional_gids.extend(&self.additional_gids);
+        process.no_new_privileges |= self.no_new_privs;
+        let sets = &mut process.capabilities;
+        for set in [&mut sets.bounding, &mut sets.effective, &mut sets.permitted] {
+            let missing = self.cap.iter().filter(|cap| !set.contains(cap));
+            let missing: Vec<String> = missing.cloned().collect();
+            set.extend(missing);
+        }
+    }
+}
+
+/// Writes the file that callers wait for, if they want one.
+pub(in crate::cli) fn write_pid_file(path: Option<&Path>, pid: u32) -> Result<(), Failure> {
+    match path {
+        None => Ok(()),
+        Some(path) => write_pid(path, pid)
+            .map_err(|source| DemandError::PidFile { path: path.to_owned(), source }.into()),
+    }
+}

@@ -1,0 +1,185 @@
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use nix::sys::signal::Signal;
+use rustix::process::{Pid, PidfdFlags, pidfd_open, pidfd_send_signal};
+
+use crate::exit::Failure;
+use crate::oci::bundle::Bundle;
+use crate::oci::supervise::{self, Order};
+use crate::orders;
+use crate::settings::Settings;
+use crate::signals::Signals;
+use crate::state::Root;
+use crate::terminal::{self, Raw};
+
+/// Create a container from a bundle: everything is there, its process waits for `start`.
+#[derive(Args, Debug)]
+pub(in crate::cli) struct Create {
+    #[command(flatten)]
+    bundled: Bundled,
+    /// The container's id, unique on this host.
+    id: String,
+}
+
+/// What `create` and `run` of a bundle have in common.
+#[derive(Args, Clone, Debug, Default)]
+pub(in crate::cli) struct Bundled {
+    /// The bundle's directory. [default: this directory]
+    #[arg(short, long, value_name = "DIR")]
+    pub(in crate::cli) bundle: Option<PathBuf>,
+    /// Send the terminal's master to the Unix socket at PATH.
+    #[arg(long, value_name = "PATH")]
+    pub(in crate::cli) console_socket: Option<PathBuf>,
+    /// Write the container's process number to FILE.
+    #[arg(long, value_name = "FILE")]
+    pub(in crate::cli) pid_file: Option<PathBuf>,
+    /// Pass N more descriptors. Only 0: descriptors do not go into a VM.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(in crate::cli) preserve_fds: u32,
+    /// For other runtimes: a guest's container is always moved into its root.
+    #[arg(long)]
+    pub(in crate::cli) no_pivot: bool,
+    /// For other runtimes: a guest has its own session keyrings.
+    #[arg(long)]
+    pub(in crate::cli) no_new_keyring: bool,
+}
+
+/// A demand that a VM cannot meet.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum DemandError {
+    #[error("--preserve-fds {0}: descriptors cannot be passed into a VM")]
+    PreserveFds(u32),
+    #[error("--pid-file {}", path.display())]
+    PidFile { path: PathBuf, source: std::io::Error },
+    #[error("process.terminal is true, and there is neither --console-socket nor a terminal here")]
+    NoTerminal,
+    #[error("--console-socket is given, and process.terminal is not true")]
+    NotATerminal,
+}
+
+impl Create {
+    pub(super) fn call(self, settings: Settings) -> Result<u8, Failure> {
+        create(settings, &self.bundled, &self.id, false)?;
+        Ok(0)
+    }
+}
+
+/// Creates the container and gives back its process number. `ours` may have our terminal.
+fn create(settings: Settings, bundled: &Bundled, id: &str, ours: bool) -> Result<u32, Failure> {
+    let Bundled { bundle, console_socket, pid_file, preserve_fds, .. } = bundled;
+    if *preserve_fds > 0 {
+        return Err(DemandError::PreserveFds(*preserve_fds).into());
+    }
+    let name = id.parse()?;
+    let bundle = Bundle::read(bundle.as_deref().unwrap_or(Path::new(".")))?;
+    let process = bundle.spec.process().as_ref();
+    match (process.and_then(|process| process.terminal()).unwrap_or(false), console_socket) {
+        (true, None) if !ours || !terminal::on_stdin() => {
+            return Err(DemandError::NoTerminal.into());
+        }
+        (false, Some(_)) => return Err(DemandError::NotATerminal.into()),
+        _ => {}
+    }
+    let console_socket = console_socket.as_deref().map(std::path::absolute).transpose()?;
+    let order =
+        Order::Create { settings: settings.clone(), name, bundle: bundle.path, console_socket };
+    let pid = supervise::start(&order)?;
+    if let Some(path) = pid_file
+        && let Err(source) = write_pid(path, pid)
+    {
+        // Nobody would know of it.
+        let _ = super::delete::delete(&settings, id, true);
+        return Err(DemandError::PidFile { path: path.clone(), source }.into());
+    }
+    Ok(pid)
+}
+
+/// Whole or not at all: others wait for the file to appear.
+pub(super) fn write_pid(path: &Path, pid: u32) -> std::io::Result<()> {
+    let mut new = path.as_os_str().to_owned();
+    new.push(".new");
+    fs::write(&new, pid.to_string())?;
+    fs::rename(&new, path)
+}
+
+/// `run` of a bundle: create, start, and unless it is detached, wait and delete.
+pub(in crate::cli) fn run(
+    settings: Settings,
+    bundled: &Bundled,
+    id: &str,
+    detach: bool,
+    keep: bool,
+) -> Result<u8, Failure> {
+    let signals = if detach { None } else { Some(Signals::catch()?) };
+    let pid = create(settings.clone(), bundled, id, !detach)?;
+    let end = start_and_wait(&settings, bundled, id, pid, signals.as_ref());
+    if !detach && !keep || end.is_err() {
+        super::delete::delete(&settings, id, true)?;
+    }
+    end
+}
+
+fn start_and_wait(
+    settings: &Settings,
+    bundled: &Bundled,
+    id: &str,
+    pid: u32,
+    signals: Option<&Signals>,
+) -> Result<u8, Failure> {
+    let root = Root::open(&settings.root)?;
+    let dir = root.find(id)?.dir;
+    let supervisor = Pid::from_raw(pid.cast_signed()).ok_or(rustix::io::Errno::SRCH)?;
+    let supervisor = pidfd_open(supervisor, PidfdFlags::empty())?;
+    let talks = signals.is_some() && bundled.console_socket.is_none() && terminal::on_stdin();
+    let terminal =
+        matches!(root.find(id)?.record?.process.stdio, proto::spec::Stdio::Terminal { .. });
+    let _raw = (talks && terminal).then(Raw::enter).transpose()?;
+    super::start::start(settings, id)?;
+    let Some(signals) = signals else { return Ok(0) };
+    loop {
+        use rustix::event::{PollFd, PollFlags, poll};
+        let mut fds =
+            [PollFd::new(&supervisor, PollFlags::IN), PollFd::new(signals, PollFlags::IN)];
+        match poll(&mut fds, None) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        while let Some(signal) = signals.next()? {
+            if let Ok(signal) = Signal::try_from(signal)
+                && let Some(signal) = rustix::process::Signal::from_named_raw(signal as i32)
+            {
+                let _ = pidfd_send_signal(&supervisor, signal);
+            }
+        }
+        if !fds[0].revents().is_empty() {
+            return Ok(dir.wait()?.unwrap_or(128 + 9));
+        }
+    }
+}
+
+/// Whether `words` of `run` name a bundle's container: it is said, or we stand in a bundle.
+impl Bundled {
+    pub(in crate::cli) fn is_meant(&self, words: &[String]) -> bool {
+        let said =
+            self.bundle.is_some() || self.console_socket.is_some() || self.pid_file.is_some();
+        said || words.len() == 1 && stands_in_bundle()
+    }
+}
+
+/// A `config.json` can be anybody's; a bundle's says which version of the specification it is of.
+fn stands_in_bundle() -> bool {
+    #[derive(serde::Deserialize)]
+    struct Versioned {
+        #[serde(rename = "ociVersion")]
+        _version: String,
+    }
+    crate::oci::bundle::read::<Versioned>(Path::new("config.json")).is_ok()
+}
+
+/// For `start`, which is a file of its own.
+pub(super) fn order_start(settings: &Settings, id: &str) -> Result<(), Failure> {
+    let entry = Root::open(&settings.root)?.find(id)?;
+    Ok(orders::order(&entry.dir, orders::Order::Start)?)
+}

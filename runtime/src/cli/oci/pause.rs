@@ -1,0 +1,46 @@
+use clap::Args;
+
+use crate::exit::Failure;
+use crate::orders::{Order, order};
+use crate::settings::Settings;
+use crate::state::Root;
+
+/// Stop a container's virtual CPUs.
+#[derive(Args, Debug)]
+pub(in crate::cli) struct Pause {
+    /// The container.
+    id: String,
+}
+
+/// Let a paused container's virtual CPUs go on.
+#[derive(Args, Debug)]
+pub(in crate::cli) struct Resume {
+    /// The container.
+    id: String,
+}
+
+/// There is nobody to be paused.
+#[derive(Debug, thiserror::Error)]
+#[error("container {0} is not running")]
+struct NotRunning(String);
+
+impl Pause {
+    pub(super) fn call(self, settings: &Settings) -> Result<u8, Failure> {
+        tell(settings, &self.id, Order::Pause)
+    }
+}
+
+impl Resume {
+    pub(super) fn call(self, settings: &Settings) -> Result<u8, Failure> {
+        tell(settings, &self.id, Order::Resume)
+    }
+}
+
+fn tell(settings: &Settings, id: &str, what: Order) -> Result<u8, Failure> {
+    let entry = Root::open(&settings.root)?.find(id)?;
+    if !entry.alive {
+        return Err(NotRunning(id.to_owned()).into());
+    }
+    order(&entry.dir, what)?;
+    Ok(0)
+}

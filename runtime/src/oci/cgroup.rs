@@ -1,0 +1,149 @@
+//! The VM's cgroup on the host: the supervisor, the VMM and the file server are in it, so that what a
+//! container takes of the host is counted and limited in one place, where podman and containerd look.
+
+use std::fs::{self, File};
+use std::io::{self, Read, Seek};
+use std::path::{Component, Path, PathBuf};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::statfs;
+use rustix::process::Pid;
+
+use super::resources::Values;
+use crate::state::record::Name;
+
+/// Where the hierarchy of version 2 is mounted.
+const HIERARCHY: &str = "/sys/fs/cgroup";
+
+/// `CGROUP2_SUPER_MAGIC` (linux/magic.h).
+const MAGIC: i64 = 0x6367_7270;
+
+/// How long a killed VM's processes may take to end.
+const ENDING_SECONDS: i64 = 10;
+
+/// Why there is no cgroup.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CgroupError {
+    /// The host has the first version of cgroups.
+    #[error("{HIERARCHY} is not a cgroup hierarchy of version 2")]
+    NotVersion2,
+    /// The path is for another driver, or leads out of the hierarchy.
+    #[error("linux.cgroupsPath {} is not a path in the hierarchy", path.display())]
+    Path {
+        /// The path.
+        path: PathBuf,
+    },
+    /// The kernel refused.
+    #[error("cgroup {}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+fn at(path: &Path) -> impl FnOnce(io::Error) -> CgroupError {
+    let path = path.to_owned();
+    move |source| CgroupError::Io { path, source }
+}
+
+/// Where the cgroup of a container is: at its path, or by its name at the top.
+pub(super) fn place(asked: Option<&Path>, name: &Name) -> Result<PathBuf, CgroupError> {
+    let hierarchy = Path::new(HIERARCHY);
+    let kind = statfs(hierarchy).map_err(|error| at(hierarchy)(error.into()))?;
+    if kind.f_type as i64 != MAGIC {
+        return Err(CgroupError::NotVersion2);
+    }
+    let path = match asked {
+        Some(path) if path.as_os_str().is_empty() => Path::new(name.as_ref()),
+        Some(path) => path,
+        None => Path::new(name.as_ref()),
+    };
+    let mut place = hierarchy.to_owned();
+    for component in path.components() {
+        match component {
+            Component::RootDir | Component::CurDir => {}
+            Component::Normal(part) if !part.to_string_lossy().contains(':') => place.push(part),
+            _ => return Err(CgroupError::Path { path: path.to_owned() }),
+        }
+    }
+    if place == hierarchy {
+        return Err(CgroupError::Path { path: path.to_owned() });
+    }
+    Ok(place)
+}
+
+/// Makes the cgroup at `place`, with every controller that can be had, and sets `values`.
+pub(super) fn make(place: &Path, values: &Values) -> Result<(), CgroupError> {
+    fs::create_dir_all(place).map_err(at(place))?;
+    let hierarchy = Path::new(HIERARCHY);
+    let above: Vec<_> =
+        place.ancestors().skip(1).take_while(|p| p.starts_with(hierarchy)).collect();
+    for parent in above.into_iter().rev() {
+        let controllers = parent.join("cgroup.controllers");
+        let all = fs::read_to_string(&controllers).map_err(at(&controllers))?;
+        for controller in all.split_whitespace() {
+            // One that processes in between keep busy is missed when a value is set, not before.
+            let _ = fs::write(parent.join("cgroup.subtree_control"), format!("+{controller}"));
+        }
+    }
+    set(place, values)
+}
+
+/// Sets values of the cgroup at `place`, in order.
+pub(crate) fn set(place: &Path, values: &Values) -> Result<(), CgroupError> {
+    for (file, value) in values {
+        let path = place.join(file);
+        fs::write(&path, value).map_err(at(&path))?;
+    }
+    Ok(())
+}
+
+/// Waits for the last process to end, for as long as that should take.
+fn wait_until_empty(place: &Path) -> io::Result<()> {
+    let mut events = File::open(place.join("cgroup.events"))?;
+    let time = Timespec { tv_sec: ENDING_SECONDS, tv_nsec: 0 };
+    loop {
+        let mut text = String::new();
+        events.rewind()?;
+        events.read_to_string(&mut text)?;
+        if text.contains("populated 0") {
+            return Ok(());
+        }
+        // The file says that it changed since it was read (Linux, "Control Group v2").
+        if poll(&mut [PollFd::new(&events, PollFlags::PRI)], Some(&time))? == 0 {
+            return Ok(());
+        }
+    }
+}
+
+/// Moves this process in.
+pub(super) fn enter(place: &Path) -> Result<(), CgroupError> {
+    let path = place.join("cgroup.procs");
+    fs::write(&path, "0").map_err(at(&path))
+}
+
+/// The cgroup of a process.
+pub(crate) fn of(process: Pid) -> PathBuf {
+    let file = format!("/proc/{}/cgroup", process.as_raw_nonzero());
+    let text = fs::read_to_string(file).unwrap_or_default();
+    let path = text.lines().find_map(|line| line.strip_prefix("0::/"));
+    Path::new(HIERARCHY).join(path.unwrap_or_default())
+}
+
+/// Removes the cgroup at `place` with those below it. Its processes have ended, or are about to: those
+/// of a supervisor that was killed hear of it as soon as we do.
+pub(crate) fn remove(place: &Path) -> Result<(), CgroupError> {
+    let Ok(entries) = fs::read_dir(place) else { return Ok(()) };
+    for entry in entries.flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            remove(&entry.path())?;
+        }
+    }
+    wait_until_empty(place).map_err(at(place))?;
+    match fs::remove_dir(place) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(at(place)(error)),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,75 @@
+//! A terminal for somebody else: a pseudoterminal whose master goes to the caller's console socket, and
+//! whose other end becomes our own standard streams.
+//!
+//! It is in raw mode: the terminal with line editing and Ctrl-C is the one in the guest.
+
+use std::fs::File;
+use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+
+use proto::spec::TerminalSize;
+use rustix::fs::{Mode, OFlags};
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+use rustix::process::ioctl_tiocsctty;
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
+use rustix::termios::{OptionalActions, Winsize, tcgetattr, tcsetattr, tcsetwinsize};
+
+/// Why there is no terminal.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ConsoleError {
+    /// Nobody listens.
+    #[error("--console-socket {}", path.display())]
+    Socket {
+        /// Where somebody should.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The kernel gives no pseudoterminal.
+    #[error("terminal")]
+    Terminal(#[source] io::Error),
+}
+
+/// Makes a terminal, sends its master to `socket`, and takes its other end for our standard streams and
+/// our controlling terminal. We must lead a session.
+pub(super) fn take(socket: &Path, size: TerminalSize) -> Result<(), ConsoleError> {
+    let at_socket = |source| ConsoleError::Socket { path: socket.to_owned(), source };
+    let receiver = UnixStream::connect(socket).map_err(at_socket)?;
+    let (master, slave) = pair(size).map_err(ConsoleError::Terminal)?;
+    let name = ptsname(&master, vec![]).map_err(|error| ConsoleError::Terminal(error.into()))?;
+    let fds = [master.as_fd()];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    ancillary.push(SendAncillaryMessage::ScmRights(&fds));
+    let words = [IoSlice::new(name.as_bytes())];
+    sendmsg(&receiver, &words, &mut ancillary, SendFlags::NOSIGNAL)
+        .map_err(|error| at_socket(error.into()))?;
+    become_ours(&slave).map_err(ConsoleError::Terminal)
+}
+
+fn pair(size: TerminalSize) -> io::Result<(impl AsFd, File)> {
+    let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+    let master = openpt(flags)?;
+    grantpt(&master)?;
+    unlockpt(&master)?;
+    let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let slave = rustix::fs::open(ptsname(&master, vec![])?, flags, Mode::empty())?;
+    let mut mode = tcgetattr(&slave)?;
+    mode.make_raw();
+    tcsetattr(&slave, OptionalActions::Now, &mode)?;
+    let size = Winsize { ws_row: size.rows, ws_col: size.columns, ws_xpixel: 0, ws_ypixel: 0 };
+    tcsetwinsize(&slave, size)?;
+    Ok((master, File::from(slave)))
+}
+
+fn become_ours(slave: &File) -> io::Result<()> {
+    ioctl_tiocsctty(slave)?;
+    dup2_stdin(slave)?;
+    dup2_stdout(slave)?;
+    dup2_stderr(slave)?;
+    Ok(())
+}

@@ -1,0 +1,123 @@
+//! `mounts`: what the guest mounts by itself, and what it is lent of the host's files.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime;
+use proto::spec::Mount;
+use rustix::fs::{Mode, OFlags};
+
+use super::plan::Refused;
+use crate::plan::Shared;
+use crate::shares::Share;
+
+/// The guest's mounts in order, and what they need of the host. Relative sources are the bundle's.
+pub(super) fn mounts(
+    asked: &[runtime::Mount],
+    bundle: &Path,
+) -> Result<(Vec<Mount>, Vec<Shared>), Refused> {
+    let (mut mounts, mut lent) = (Vec::with_capacity(asked.len()), Vec::new());
+    for (index, mount) in asked.iter().enumerate() {
+        let options = mount.options().clone().unwrap_or_default();
+        let has = |word: &str| options.iter().any(|option| option == word);
+        let mapped = mount.uid_mappings().is_some() || mount.gid_mappings().is_some();
+        if mapped || has("idmap") || has("ridmap") {
+            let field = format!("mounts[{index}]");
+            return Err(Refused::new(field, "is to have its ids mapped, which is not supported"));
+        }
+        let binds = mount.typ().as_deref() == Some("bind") || has("bind") || has("rbind");
+        let (source, share) = if binds {
+            let source = mount.source().as_deref().ok_or_else(|| {
+                Refused::new(format!("mounts[{index}].source"), "is missing for a bind")
+            })?;
+            let name = index.to_string();
+            lent.push(Shared {
+                name: name.clone(),
+                path: bundle.join(source),
+                read_only: has("ro") || has("rro"),
+                recursive: has("rbind"),
+            });
+            (None, Some(name))
+        } else {
+            (mount.source().as_deref().map(text), None)
+        };
+        mounts.push(Mount {
+            // Older bundles say it without the slash in front (runtime specification, "Mounts").
+            destination: Path::new("/").join(mount.destination()),
+            kind: if binds { Some("bind".to_owned()) } else { mount.typ().clone() },
+            source,
+            share,
+            options,
+        });
+    }
+    Ok((mounts, lent))
+}
+
+fn text(path: &Path) -> String {
+    path.to_string_lossy().into_owned()
+}
+
+/// What should be lent cannot be.
+#[derive(Debug, thiserror::Error)]
+#[error("{} {}", if name == "root" { "root.path".to_owned() } else { format!("mounts[{name}].source") }, path.display())]
+pub(crate) struct LendError {
+    name: String,
+    path: PathBuf,
+    source: io::Error,
+}
+
+/// Opens what is lent.
+pub(super) fn open(lent: &[Shared]) -> Result<Vec<Share>, LendError> {
+    let open = |lent: &Shared| {
+        let flags = OFlags::PATH | OFlags::CLOEXEC;
+        let source = rustix::fs::open(&lent.path, flags, Mode::empty());
+        let source = source.map_err(|error| LendError {
+            name: lent.name.clone(),
+            path: lent.path.clone(),
+            source: error.into(),
+        })?;
+        let Shared { read_only, recursive, .. } = *lent;
+        Ok(Share { name: lent.name.clone(), source, read_only, recursive })
+    };
+    lent.iter().map(open).collect()
+}
+
+/// The root, lent as a whole. It can be written to on the host's side even if the container cannot:
+/// places for mounts are made in it.
+pub(super) fn root(path: PathBuf) -> Shared {
+    Shared { name: "root".to_owned(), path, read_only: false, recursive: true }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan(json: &str) -> Result<(Vec<Mount>, Vec<Shared>), Refused> {
+        mounts(&serde_json::from_str::<Vec<runtime::Mount>>(json).unwrap(), Path::new("/bundle"))
+    }
+
+    #[test]
+    fn a_bind_is_lent_and_everything_else_is_the_guests_own() {
+        let (mounts, lent) = plan(
+            r#"[{"destination":"/proc","type":"proc","source":"proc"},
+                {"destination":"data","source":"vol","options":["rbind","ro"]},
+                {"destination":"/f","type":"bind","source":"/etc/hosts"}]"#,
+        )
+        .unwrap();
+        assert_eq!(mounts[0].source.as_deref(), Some("proc"));
+        assert_eq!((mounts[1].share.as_deref(), mounts[1].source.as_deref()), (Some("1"), None));
+        assert_eq!(mounts[1].destination, Path::new("/data"));
+        assert_eq!(lent[0].path, Path::new("/bundle/vol"));
+        assert!(lent[0].read_only && lent[0].recursive);
+        assert_eq!(lent[1].path, Path::new("/etc/hosts"));
+        assert!(!lent[1].read_only && !lent[1].recursive);
+    }
+
+    #[test]
+    fn mapped_ids_and_a_bind_of_nothing_are_refused_by_place() {
+        let said = |json: &str| plan(json).unwrap_err().to_string();
+        let idmap = r#"[{"destination":"/a","source":"/b","options":["bind","idmap"]}]"#;
+        assert!(said(idmap).starts_with("mounts[0] is to have its ids mapped"));
+        assert!(said(r#"[{"destination":"/a","type":"bind"}]"#).starts_with("mounts[0].source is"));
+    }
+}

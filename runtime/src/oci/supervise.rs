@@ -1,0 +1,319 @@
+//! The supervisor of a bundle's container, and of a detached `exec`: this program again, in a session of
+//! its own, with the standard streams of whoever started it. Over a socket it gets its order, and tells
+//! how far it is.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::mpsc;
+use std::thread;
+
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use proto::spec::{Hook, Process, Stdio};
+use rustix::net::{
+    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socketpair,
+};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::bundle::Bundle;
+use super::console;
+use super::hooks;
+use super::plan::{self, Network};
+use super::resources::HOST_OVERHEAD_BYTES;
+use super::state::State;
+use super::view::View;
+use super::{cgroup, mounts, namespace};
+use crate::exit::Failure;
+use crate::relay::Front;
+use crate::sandbox::Planned;
+use crate::settings::{BootFile, Settings};
+use crate::signals::Signals;
+use crate::state::Root;
+use crate::state::record::{Name, Oci, Record, Status};
+use crate::timeline::Timeline;
+use crate::visit::Visited;
+use crate::vm::THIS_PROGRAM;
+use crate::{host, kvm};
+
+/// The hidden verb behind which this program is such a supervisor.
+pub(crate) const VERB: &str = "supervise-bundle";
+
+/// The longest thing said over the socket: an order with a process in it.
+const MAX_BYTES: usize = 1 << 20;
+
+/// What a supervisor is there for.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Order {
+    /// A container, up to the moment where its process is held.
+    Create {
+        /// Where things are.
+        settings: Settings,
+        /// Its id.
+        name: Name,
+        /// Its bundle.
+        bundle: PathBuf,
+        /// Where its terminal's master goes.
+        console_socket: Option<PathBuf>,
+    },
+    /// A process more in a container.
+    Exec {
+        /// Where things are.
+        settings: Settings,
+        /// The container.
+        name: Name,
+        /// What it is.
+        process: Box<Process>,
+        /// What the agent calls it.
+        exec: String,
+        /// Where its terminal's master goes.
+        console_socket: Option<PathBuf>,
+    },
+}
+
+/// What a supervisor says.
+#[derive(Debug, Serialize, Deserialize)]
+enum Told {
+    /// The environment is there; these are to be run before it goes on, which is said by any packet.
+    Hooks { hooks: Vec<Hook>, record: Box<Record> },
+    /// What was ordered is done.
+    Done,
+    /// It is not.
+    Failed(Failure),
+}
+
+/// Why a supervisor was not heard of.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SuperviseError {
+    /// No process or socket for it.
+    #[error("process of the supervisor")]
+    Process(#[source] io::Error),
+    /// It went away without a word.
+    #[error("the supervisor ended without a word")]
+    Silent,
+    /// The container's files cannot be made what others see.
+    #[error("mount namespace of the supervisor")]
+    View(#[source] io::Error),
+    /// The caller is gone, or does not make sense.
+    #[error("the supervisor's caller is gone")]
+    CallerGone,
+}
+
+/// Starts a supervisor; gives back its process number once what was ordered is done.
+pub(crate) fn start(order: &Order) -> Result<u32, Failure> {
+    let (ours, theirs) =
+        socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+            .map_err(|error| SuperviseError::Process(error.into()))?;
+    fcntl(&theirs, FcntlArg::F_SETFD(FdFlag::empty()))
+        .map_err(|error| SuperviseError::Process(error.into()))?;
+    let mut command = Command::new(THIS_PROGRAM);
+    command.arg0("microvm").arg(VERB).arg(theirs.as_raw_fd().to_string());
+    let child = command.spawn().map_err(SuperviseError::Process)?;
+    drop(theirs);
+    say(&ours, order)?;
+    loop {
+        match hear(&ours) {
+            Ok(Told::Hooks { hooks: list, record }) => {
+                let Some(oci) = &record.oci else { return Err(SuperviseError::Silent.into()) };
+                hooks::run(&list, &State::new(&record, oci, Status::Creating))?;
+                say(&ours, &())?;
+            }
+            Ok(Told::Done) => return Ok(child.id()),
+            Ok(Told::Failed(failure)) => return Err(failure),
+            Err(_) => return Err(SuperviseError::Silent.into()),
+        }
+    }
+}
+
+/// Waits for a supervisor we started, and gives back its exit code.
+pub(crate) fn wait(pid: u32) -> Result<u8, Failure> {
+    let pid = nix::unistd::Pid::from_raw(pid.cast_signed());
+    Ok(match nix::sys::wait::waitpid(pid, None)? {
+        nix::sys::wait::WaitStatus::Exited(_, code) => u8::try_from(code).unwrap_or(u8::MAX),
+        _ => 128 + 9,
+    })
+}
+
+/// Is the supervisor: what this program does behind [`VERB`].
+pub(crate) fn main(socket: Option<&str>) -> Result<u8, Failure> {
+    let number = socket.and_then(|word| word.parse().ok()).ok_or(SuperviseError::CallerGone)?;
+    // SAFETY: whoever started us left this descriptor to us, and nobody else here knows of it.
+    let caller = unsafe { OwnedFd::from_raw_fd(number) };
+    fcntl(&caller, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).map_err(io::Error::from)?;
+    close_all_but(number)?;
+    let order: Order = hear(&caller)?;
+    // Whoever started us may end, with its terminal and all of its session.
+    rustix::process::setsid()?;
+    let mut caller = Some(caller);
+    let end = match order {
+        Order::Create { settings, name, bundle, console_socket } => {
+            create(&settings, name, &bundle, console_socket.as_deref(), &mut caller)
+        }
+        Order::Exec { settings, name, process, exec, console_socket } => {
+            added(&settings, &name, *process, &exec, console_socket.as_deref(), &mut caller)
+        }
+    };
+    end.or_else(|failure| {
+        let code = failure.code;
+        if let Some(caller) = caller {
+            let _ = say(&caller, &Told::Failed(failure));
+        }
+        Ok(code)
+    })
+}
+
+fn create(
+    settings: &Settings,
+    name: Name,
+    bundle: &Path,
+    console_socket: Option<&Path>,
+    caller: &mut Option<OwnedFd>,
+) -> Result<u8, Failure> {
+    let timeline = Timeline::new(settings.timeline.is_some());
+    let bundle = Bundle::read(bundle)?;
+    let host = host::facts(&[])?;
+    let decided = plan::decide(&bundle, name.clone(), &host)?;
+    let (kernel, _) = BootFile::Kernel.open(settings)?;
+    let (initramfs, _) = BootFile::Initramfs.open(settings)?;
+    let root = Root::open(&settings.root)?;
+    let kvm = kvm::open()?;
+    kvm::ensure_usable(&kvm, &root)?;
+    let cgroup = cgroup::place(decided.cgroups_path.as_deref(), &name)?;
+    let oci = Oci {
+        status: Status::Creating,
+        rootfs: decided.plan.shares[0].path.clone(),
+        annotations: bundle.spec.annotations().clone().unwrap_or_default().into_iter().collect(),
+        poststart: decided.hooks.poststart.clone(),
+        poststop: decided.hooks.poststop.clone(),
+        cgroup: Some(cgroup.clone()),
+        ram_bytes: decided.plan.ram_bytes,
+        bundle: bundle.path,
+    };
+    let shares = mounts::open(&decided.plan.shares)?;
+    let view = View::new(&decided.plan.shares, &decided.plan.container.mounts);
+    if let Stdio::Terminal { size } = decided.plan.container.process.stdio
+        && let Some(socket) = console_socket
+    {
+        console::take(socket, size)?;
+    }
+    let planned = Planned {
+        image: oci.rootfs.display().to_string(),
+        plan: decided.plan,
+        kvm: kvm.try_clone()?,
+        kernel,
+        initramfs,
+        disk: None,
+        shares,
+        remove: false,
+        detached: false,
+        debug: settings.debug,
+        oci: Some(oci),
+    };
+    let mut claimed = planned.claim(&root)?;
+    let mut values = decided.limits.host;
+    if decided.limits.memory_bytes.is_some() {
+        let most = claimed.ram_bytes() + HOST_OVERHEAD_BYTES;
+        values.push(("memory.max".to_owned(), most.to_string()));
+    }
+    let (place, home) = (cgroup.clone(), cgroup::of(rustix::process::getpid()));
+    claimed.undo(move || {
+        // Nobody can take away the ground he stands on.
+        let _ = cgroup::enter(&home);
+        let _ = cgroup::remove(&place);
+    });
+    cgroup::make(&cgroup, &values)?;
+    cgroup::enter(&cgroup)?;
+    enter_network(&decided.network)?;
+    let record = claimed.record().clone();
+    if !decided.hooks.create_runtime.is_empty() {
+        let asked = caller.as_ref().ok_or(SuperviseError::CallerGone)?;
+        let hooks = decided.hooks.create_runtime;
+        say(asked, &Told::Hooks { hooks, record: Box::new(record.clone()) })?;
+        let () = hear(asked)?;
+    }
+    if let Some(oci) = record.oci.clone() {
+        let state = |status| State::new(claimed.record(), &oci, status);
+        hooks::run(&decided.hooks.create_container, &state(Status::Creating))?;
+        let created = serde_json::to_string(&state(Status::Created))?;
+        claimed.tell_start_hooks(&created);
+    }
+    let signals = Signals::catch()?;
+    let running = claimed.boot(&timeline)?;
+    let (tell, told) = mpsc::channel();
+    let attending = thread::spawn(move || {
+        let created = move || {
+            // Whoever should hear it waits below.
+            let _ = tell.send(());
+        };
+        let front = Front::Caller { interactive: true };
+        (running.attend_held(front, &signals, &timeline, created), timeline)
+    });
+    if told.recv().is_ok() {
+        if let Err(error) = view.enter() {
+            // A container into which others would copy the host's files is not handed out.
+            let failure = Failure::of(&SuperviseError::View(error));
+            let _ = caller.take().map(|caller| say(&caller, &Told::Failed(failure)));
+            std::process::exit(1);
+        }
+        // A caller that is gone does not hear of it, and finds it when it asks.
+        let _ = caller.take().map(|caller| say(&caller, &Told::Done));
+    }
+    let (end, timeline) = attending.join().map_err(|_| SuperviseError::Silent)?;
+    if let Some(path) = &settings.timeline {
+        timeline.write(path)?;
+    }
+    Ok(end?.shell_code())
+}
+
+fn enter_network(network: &Network) -> Result<(), Failure> {
+    Ok(namespace::enter(network)?)
+}
+
+fn added(
+    settings: &Settings,
+    name: &Name,
+    process: Process,
+    exec: &str,
+    console_socket: Option<&Path>,
+    caller: &mut Option<OwnedFd>,
+) -> Result<u8, Failure> {
+    let container = Visited::new(Root::open(&settings.root)?.find(name.as_ref())?)?;
+    if let (Stdio::Terminal { size }, Some(socket)) = (process.stdio, console_socket) {
+        console::take(socket, size)?;
+    }
+    let signals = Signals::catch()?;
+    let started = || {
+        let _ = caller.take().map(|caller| say(&caller, &Told::Done));
+    };
+    Ok(container.exec(process, exec, true, &signals, started)?)
+}
+
+fn say(socket: &impl AsFd, words: &impl Serialize) -> Result<(), Failure> {
+    let packet = serde_json::to_vec(words)?;
+    let buffer = rustix::net::sockopt::set_socket_send_buffer_size(socket, 2 * MAX_BYTES);
+    buffer.map_err(|error| SuperviseError::Process(error.into()))?;
+    send(socket, &packet, SendFlags::NOSIGNAL).map_err(|_| SuperviseError::CallerGone)?;
+    Ok(())
+}
+
+fn hear<T: DeserializeOwned>(socket: &impl AsFd) -> Result<T, SuperviseError> {
+    let mut packet = vec![0; MAX_BYTES];
+    let (length, _) = recv(socket, packet.as_mut_slice(), RecvFlags::empty())
+        .map_err(|error| SuperviseError::Process(error.into()))?;
+    serde_json::from_slice(&packet[..length]).map_err(|_| SuperviseError::CallerGone)
+}
+
+/// Whoever started us may wait for the end of files we would otherwise keep open.
+fn close_all_but(kept: i32) -> io::Result<()> {
+    let open: Vec<i32> = std::fs::read_dir("/proc/self/fd")?
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .filter(|number| *number > 2 && *number != kept)
+        .collect();
+    for number in open {
+        // The directory itself is among them, and closed by now.
+        let _ = nix::unistd::close(number);
+    }
+    Ok(())
+}

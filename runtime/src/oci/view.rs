@@ -1,0 +1,68 @@
+//! What others find who look into the container's process on the host: the container's files, and
+//! nothing of the host's.
+//!
+//! `podman cp` goes into the mount namespace of that process and copies there. So the supervisor's
+//! first thread, which is the process to everybody else, has a namespace of its own that is rooted in
+//! the container's root, with the host's files that the container was lent in their places. The
+//! supervisor's work is done by another thread, which stays where it was.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use nix::sched::{CloneFlags, unshare};
+use proto::spec::Mount;
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
+use rustix::mount::{
+    MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, mount_change, move_mount,
+    open_tree, unmount,
+};
+
+use crate::plan::Shared;
+
+/// The container's files on the host.
+pub(super) struct View {
+    root: PathBuf,
+    /// Where in the root, and what.
+    lent: Vec<(PathBuf, PathBuf)>,
+}
+
+impl View {
+    /// Of a container with these shares, the first of which is its root.
+    pub(super) fn new(shares: &[Shared], mounts: &[Mount]) -> Self {
+        let source = |name: &str| shares.iter().find(|share| share.name == name);
+        let lent = mounts.iter().filter_map(|mount| {
+            let share = source(mount.share.as_deref()?)?;
+            Some((mount.destination.clone(), share.path.clone()))
+        });
+        Self {
+            root: shares.first().map(|root| root.path.clone()).unwrap_or_default(),
+            lent: lent.collect(),
+        }
+    }
+
+    /// Moves the calling thread into it, for good.
+    pub(super) fn enter(&self) -> io::Result<()> {
+        unshare(CloneFlags::CLONE_NEWNS)?;
+        let all = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
+        mount_change("/", all)?;
+        let copy = OpenTreeFlags::OPEN_TREE_CLONE
+            | OpenTreeFlags::OPEN_TREE_CLOEXEC
+            | OpenTreeFlags::AT_RECURSIVE;
+        let root = open_tree(CWD, &self.root, copy)?;
+        move_mount(&root, "", CWD, &self.root, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
+        for (destination, source) in &self.lent {
+            // Names in the root are the image's: none of them leads out of it. What has no place on
+            // the host, because the guest has mounted something of its own there, is left out.
+            let (flags, inside) = (OFlags::PATH | OFlags::CLOEXEC, ResolveFlags::IN_ROOT);
+            let place = openat2(&root, destination, flags, Mode::empty(), inside);
+            let (Ok(place), Ok(tree)) = (place, open_tree(CWD, source, copy)) else { continue };
+            let both =
+                MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+            let _ = move_mount(&tree, "", &place, "", both);
+        }
+        rustix::process::fchdir(&root)?;
+        rustix::process::pivot_root(".", ".")?;
+        unmount(".", UnmountFlags::DETACH)?;
+        Ok(rustix::process::chdir(Path::new("/"))?)
+    }
+}

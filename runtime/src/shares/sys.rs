@@ -1,0 +1,51 @@
+//! The system calls that have no safe word elsewhere, each behind one function.
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use rustix::mount::MountAttrFlags;
+
+/// `struct mount_attr` of mount_setattr(2).
+#[repr(C)]
+struct Attributes {
+    set: u64,
+    clear: u64,
+    propagation: u64,
+    user_namespace: u64,
+}
+
+/// Sets attributes of the mount `mount` is the root of, with `recursive` of all below it too, and cuts
+/// them off from what is mounted elsewhere later.
+pub(super) fn set_mount_attributes(
+    mount: BorrowedFd<'_>,
+    set: MountAttrFlags,
+    recursive: bool,
+) -> io::Result<()> {
+    let attributes = Attributes {
+        set: set.bits().into(),
+        clear: 0,
+        propagation: libc::MS_PRIVATE,
+        user_namespace: 0,
+    };
+    let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
+    // SAFETY: the path is a C string and the attributes are the kernel's layout, of the length given.
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            mount.as_raw_fd(),
+            c"".as_ptr(),
+            flags,
+            &raw const attributes,
+            size_of::<Attributes>(),
+        )
+    };
+    if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Closes every descriptor behind the standard ones. For a process that has just begun: nothing in it
+/// owns one of them.
+pub(super) fn close_what_was_inherited() -> io::Result<()> {
+    // SAFETY: no memory is passed, and no descriptor above 2 has an owner in this process.
+    let done = unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, 0) };
+    if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
