@@ -8,10 +8,12 @@
 //! archive. Without the first, or where that file finds no usable KVM, no story can run, and the
 //! runner counts each as ignored.
 
+mod bundle;
 mod guest;
 mod house;
 mod terminal;
 
+pub use bundle::Bundle;
 pub use guest::{initramfs_of_this_program, kernel_of_instructions};
 pub use house::{House, Outcome, Running, clear_store};
 pub use terminal::Terminal;
@@ -23,6 +25,13 @@ use std::process::Command;
 /// The `microvm` file under test, from `MICROVM`.
 pub fn program() -> Option<PathBuf> {
     env::var_os("MICROVM").map(PathBuf::from)
+}
+
+/// The first of `tools` that is not on this machine.
+pub fn missing<'a>(tools: &[&'a str]) -> Option<&'a str> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let there = |tool: &str| env::split_paths(&path).any(|place| place.join(tool).is_file());
+    tools.iter().find(|tool| !there(tool)).copied()
 }
 
 /// Why no story can run here, in a sentence, or `None` if they can.

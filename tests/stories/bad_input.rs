@@ -70,10 +70,9 @@ fn a_rootfs_that_is_not_there() {
 
 fn a_rootfs_without_the_program() {
     let house = House::new();
-    let root = house.state().join("empty");
-    fs::create_dir(&root).unwrap();
-    let outcome =
-        house.call(["run", "--rm", "--rootfs", root.to_str().unwrap(), "/bin/sh"]).expect_code(127);
+    let root = tempfile::Builder::new().prefix("story-root-").tempdir().unwrap();
+    let path = root.path().to_str().unwrap();
+    let outcome = house.call(["run", "--rm", "--rootfs", path, "/bin/sh"]).expect_code(127);
     assert!(outcome.stderr.contains("/bin/sh"), "{}", outcome.stderr);
     house.expect_nothing_left();
 }

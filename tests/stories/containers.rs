@@ -12,7 +12,6 @@ crate::stories![
     nothing_written_outlives_the_container,
     a_read_only_root_cannot_be_written_to,
     dangerous_paths_are_masked,
-    a_directory_can_be_the_root,
     exec_joins_the_running_container,
     exec_gives_its_own_code_back_and_leaves_the_container_running,
     a_detached_container_is_listed_logged_and_removed,
@@ -90,21 +89,6 @@ fn dangerous_paths_are_masked() {
     for refused in ["sysrq-trigger", "kernel/panic", "mount", "mknod"] {
         assert!(outcome.stderr.contains(refused), "{refused} was not refused: {}", outcome.stderr);
     }
-}
-
-fn a_directory_can_be_the_root() {
-    let house = House::new();
-    let root = house.state().join("my-root");
-    std::fs::create_dir_all(root.join("bin")).unwrap();
-    std::fs::copy("/usr/bin/busybox", root.join("bin/busybox")).unwrap();
-    let root = root.to_str().unwrap();
-    let script = "echo from a directory; echo changed > /new";
-    let outcome = house
-        .call(["run", "--rm", "--rootfs", root, "/bin/busybox", "sh", "-c", script])
-        .expect_code(0);
-    assert_eq!(outcome.text(), "from a directory\n");
-    assert!(!std::path::Path::new(root).join("new").exists(), "the directory was written to");
-    house.expect_nothing_left();
 }
 
 /// A container named `box` in the background that runs until it is ended, and has set its trap: a

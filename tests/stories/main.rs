@@ -1,13 +1,16 @@
 //! The stories, told one after the other.
 //!
 //! The same file is the guest half of those that need one: started as process 1 it plays the part
-//! that `/story` names.
+//! that `/story` names, and called `half` in a container the part that its argument names.
 
 mod bad_input;
+mod bundles;
+mod clients;
 mod containers;
 mod crashes;
 mod endings;
 mod hostile_guest;
+mod shares;
 mod stdio;
 mod terminals;
 
@@ -34,11 +37,20 @@ const CHAPTERS: &[(&str, &[Story])] = &[
     ("containers", containers::STORIES),
     ("terminals", terminals::STORIES),
     ("bad_input", bad_input::STORIES),
+    ("shares", shares::STORIES),
     ("crashes", crashes::STORIES),
     ("hostile_guest", hostile_guest::STORIES),
+    ("bundles", bundles::STORIES),
+    ("clients", clients::STORIES),
 ];
 
 fn main() -> ExitCode {
+    if let [name, part] = &std::env::args().collect::<Vec<_>>()[..]
+        && name == "half"
+    {
+        shares::guest_half(part);
+        return ExitCode::SUCCESS;
+    }
     if std::process::id() == 1 {
         crashes::guest_half();
     }
@@ -49,11 +61,16 @@ fn main() -> ExitCode {
     if let Some(reason) = &hindrance {
         eprintln!("no story can be told here: {reason}");
     }
+    let missing = tests::missing(&clients::TOOLS);
+    if let Some(tool) = &missing {
+        eprintln!("stories of clients cannot be told here: there is no {tool}");
+    }
     let stories = CHAPTERS.iter().flat_map(|&(chapter, stories)| {
-        stories.iter().map(move |&(name, tell)| (format!("{chapter}::{name}"), tell))
+        let hindered = hindrance.is_some() || chapter == "clients" && missing.is_some();
+        stories.iter().map(move |&(name, tell)| (format!("{chapter}::{name}"), tell, hindered))
     });
-    let trials = stories.map(|(name, tell)| {
-        Trial::test(name, move || told(tell)).with_ignored_flag(hindrance.is_some())
+    let trials = stories.map(|(name, tell, hindered)| {
+        Trial::test(name, move || told(tell)).with_ignored_flag(hindered)
     });
     let conclusion = libtest_mimic::run(&arguments, trials.collect());
     tests::clear_store();

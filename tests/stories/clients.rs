@@ -1,0 +1,298 @@
+//! The tools people have, calling us as they call runc.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use tests::{Outcome, Terminal};
+
+/// The tools that these stories need.
+pub(crate) const TOOLS: [&str; 4] = ["podman", "containerd", "ctr", "buildah"];
+
+crate::stories![
+    podman_runs_in_the_foreground_and_its_codes_are_ours,
+    podman_looks_after_a_container_in_the_background,
+    podman_gives_a_person_a_terminal,
+    podman_lends_directories_and_files,
+    podman_limits_and_confines,
+    podman_hears_what_a_vm_cannot_do,
+    containerd_runs_tasks,
+    buildah_builds_an_image,
+];
+
+/// The demo image as podman and buildah know it.
+const IMAGE: &str = "localhost/demo:latest";
+
+fn program() -> String {
+    tests::program().unwrap().to_str().unwrap().to_owned()
+}
+
+fn podman<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> Command {
+    let mut command = Command::new("podman");
+    command.args(["--runtime", &program()]).args(args).stdin(Stdio::null());
+    command
+}
+
+#[track_caller]
+fn call(args: &[&str]) -> Outcome {
+    Outcome::of(&mut podman(args))
+}
+
+/// `podman run ARGS…` with no network, which is all a VM has yet.
+#[track_caller]
+fn run(args: &[&str]) -> Outcome {
+    load();
+    call(&[&["run", "--network", "none"], args].concat())
+}
+
+/// The demo image in podman's store, once.
+fn load() {
+    static LOADED: std::sync::Once = std::sync::Once::new();
+    LOADED.call_once(|| {
+        let demo = std::env::var("MICROVM_DEMO").unwrap();
+        call(&["load", "-q", "-i", &demo]).expect_code(0);
+    });
+}
+
+/// No container of podman's may be left, nor anything we made for one.
+#[track_caller]
+fn expect_nothing_left() {
+    assert_eq!(call(&["ps", "-aq"]).expect_code(0).text(), "");
+    let list = Outcome::of(Command::new(program()).args(["list", "-q"])).expect_code(0);
+    assert_eq!(list.text(), "");
+    let processes = Outcome::of(Command::new("ps").args(["-eo", "args"])).expect_code(0);
+    assert!(!processes.text().contains("microvm vmm"), "{}", processes.text());
+    assert!(!processes.text().contains("supervise-bundle"), "{}", processes.text());
+}
+
+fn podman_runs_in_the_foreground_and_its_codes_are_ours() {
+    let hello = run(&["--rm", IMAGE, "sh", "-c", "uname -r; id -u; echo seen >&2; exit 7"]);
+    let hello = hello.expect_code(7);
+    assert!(hello.text().ends_with("-microvm\n0\n"), "{}", hello.text());
+    assert_eq!(hello.stderr, "seen\n");
+    run(&["--rm", IMAGE, "no-such-program"]).expect_code(127);
+    run(&["--rm", IMAGE, "/etc"]).expect_code(126);
+    let mut cat = podman(["run", "--rm", "-i", "--network", "none", IMAGE, "cat"]);
+    let mut cat = cat.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    std::io::Write::write_all(&mut cat.stdin.take().unwrap(), b"to and fro").unwrap();
+    assert_eq!(cat.wait_with_output().unwrap().stdout, b"to and fro");
+    expect_nothing_left();
+}
+
+fn podman_looks_after_a_container_in_the_background() {
+    let script = "trap 'echo bye; exit 4' TERM; echo up; while :; do sleep 0.2; done";
+    run(&["-d", "--name", "web", IMAGE, "sh", "-c", script]).expect_code(0);
+    let inspect = |what: &str| {
+        let format = format!("{{{{.State.{what}}}}}");
+        call(&["inspect", "web", "--format", &format]).expect_code(0).text().trim().to_owned()
+    };
+    assert_eq!(inspect("Status"), "running");
+    let exec = call(&[
+        "exec",
+        "--user",
+        "3",
+        "--workdir",
+        "/tmp",
+        "web",
+        "sh",
+        "-c",
+        "id -u; pwd; exit 5",
+    ]);
+    assert_eq!(exec.expect_code(5).text(), "3\n/tmp\n");
+    call(&["pause", "web"]).expect_code(0);
+    assert_eq!(inspect("Status"), "paused");
+    call(&["unpause", "web"]).expect_code(0);
+    let stats = call(&["stats", "--no-stream", "--format", "{{.MemUsage}}", "web"]).expect_code(0);
+    assert!(stats.text().contains("MB"), "{}", stats.text());
+    let file = tempfile::NamedTempFile::new().unwrap();
+    fs::write(&file, "copied\n").unwrap();
+    let source = file.path().to_str().unwrap();
+    call(&["cp", source, "web:/tmp/copied"]).expect_code(0);
+    assert_eq!(call(&["exec", "web", "cat", "/tmp/copied"]).expect_code(0).text(), "copied\n");
+    assert!(!Path::new("/tmp/copied").exists(), "it was copied to the host");
+    call(&["stop", "-t", "60", "web"]).expect_code(0);
+    assert_eq!(call(&["logs", "web"]).expect_code(0).text(), "up\nbye\n");
+    assert_eq!((inspect("Status"), inspect("ExitCode")), ("exited".into(), "4".into()));
+    call(&["restart", "-t", "60", "web"]).expect_code(0);
+    call(&["kill", "web"]).expect_code(0);
+    assert_eq!(call(&["wait", "web"]).expect_code(0).text(), "137\n");
+    call(&["rm", "web"]).expect_code(0);
+    expect_nothing_left();
+}
+
+fn podman_gives_a_person_a_terminal() {
+    load();
+    let words = ["run", "--rm", "-it", "--network", "none", IMAGE, "sh"];
+    let mut terminal = Terminal::start(podman(words), 29, 87);
+    // As a person would: podman loses what is typed before it is attached.
+    terminal.read_until("# ");
+    terminal.write("stty size; echo d''one\n");
+    let shown = terminal.read_until("done\r\n");
+    assert!(shown.contains("29 87\r\n"), "{shown}");
+    terminal.read_until("# ");
+    terminal.write("sleep 1000\n");
+    terminal.read_until("sleep 1000\r\n");
+    terminal.write("\x03");
+    terminal.read_until("# ");
+    terminal.write("exit 6\n");
+    assert_eq!(terminal.finish().code, 6);
+    expect_nothing_left();
+}
+
+fn podman_lends_directories_and_files() {
+    let host = tempfile::Builder::new().prefix("volume-").tempdir().unwrap();
+    fs::write(host.path().join("one"), "one\n").unwrap();
+    fs::create_dir(host.path().join("data")).unwrap();
+    let file = format!("{}/one:/etc/one:ro", host.path().display());
+    let data = format!("{}/data:/data", host.path().display());
+    let script = "cat /etc/one; echo no > /etc/one; echo two > /data/two; touch /scratch/x; \
+                  stat -f -c %T /scratch; touch /root-file; echo $?";
+    let said = run(&[
+        "--rm",
+        "--read-only",
+        "--tmpfs",
+        "/scratch",
+        "-v",
+        &file,
+        "-v",
+        &data,
+        IMAGE,
+        "sh",
+        "-c",
+        script,
+    ]);
+    assert_eq!(said.expect_code(0).text(), "one\ntmpfs\n1\n");
+    assert_eq!(fs::read_to_string(host.path().join("data/two")).unwrap(), "two\n");
+    expect_nothing_left();
+}
+
+fn podman_limits_and_confines() {
+    let script = "cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/pids.max /sys/fs/cgroup/cpu.max; \
+                  nproc; id -u; grep -E '^(CapEff|Seccomp):' /proc/self/status; chown 5 /tmp";
+    let said = run(&[
+        "--rm",
+        "--memory",
+        "96m",
+        "--pids-limit",
+        "50",
+        "--cpus",
+        "2",
+        "--user",
+        "0",
+        "--cap-drop",
+        "all",
+        "--cap-add",
+        "kill",
+        IMAGE,
+        "sh",
+        "-c",
+        script,
+    ]);
+    let said = said.expect_code(1);
+    let wanted = "100663296\n50\n200000 100000\n2\n0\nCapEff:\t0000000000000020\nSeccomp:\t2\n";
+    assert_eq!(said.text(), wanted);
+    expect_nothing_left();
+}
+
+fn podman_hears_what_a_vm_cannot_do() {
+    load();
+    let refused = call(&["run", "--rm", "--network", "host", IMAGE, "true"]).expect_code(126);
+    assert!(
+        refused.stderr.contains("a guest cannot be on the host's network"),
+        "{}",
+        refused.stderr
+    );
+    expect_nothing_left();
+}
+
+/// A containerd of our own.
+struct Containerd {
+    directory: tempfile::TempDir,
+    process: Child,
+}
+
+impl Containerd {
+    fn start() -> Self {
+        let directory = tempfile::Builder::new().prefix("containerd-").tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name).display().to_string();
+        let config = format!(
+            "version = 2\nroot = {:?}\nstate = {:?}\ndisabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n\
+             [grpc]\n  address = {:?}\n[ttrpc]\n  address = {:?}\n",
+            at("root"),
+            at("state"),
+            at("socket"),
+            at("ttrpc"),
+        );
+        fs::write(at("config.toml"), config).unwrap();
+        let log = fs::File::create(at("log")).unwrap();
+        let process = Command::new("containerd")
+            .args(["--config", &at("config.toml")])
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        let containerd = Self { directory, process };
+        while !containerd.ctr(&["version"]).code.eq(&0) {
+            std::thread::yield_now();
+        }
+        containerd
+    }
+
+    fn ctr(&self, args: &[&str]) -> Outcome {
+        let socket = self.directory.path().join("socket");
+        Outcome::of(Command::new("ctr").arg("-a").arg(socket).args(args).stdin(Stdio::null()))
+    }
+}
+
+impl Drop for Containerd {
+    fn drop(&mut self) {
+        let pid = rustix::process::Pid::from_child(&self.process);
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+        let _ = self.process.wait();
+    }
+}
+
+fn containerd_runs_tasks() {
+    let containerd = Containerd::start();
+    let demo = std::env::var("MICROVM_DEMO").unwrap();
+    containerd.ctr(&["images", "import", &demo]).expect_code(0);
+    let image = containerd.ctr(&["images", "ls", "-q"]).expect_code(0).text().trim().to_owned();
+    let program = program();
+    let runtime = ["--runtime", "io.containerd.runc.v2", "--runc-binary", &program, &image];
+    let run = |options: &[&str], args: &[&str]| {
+        containerd.ctr(&[&["run"], options, &runtime, args].concat())
+    };
+    let said = run(&["--rm"], &["one", "sh", "-c", "uname -r; exit 3"]).expect_code(3);
+    assert!(said.text().ends_with("-microvm\n"), "{}", said.text());
+    run(&["-d"], &["two", "sleep", "1000"]).expect_code(0);
+    let task = |args: &[&str]| containerd.ctr(&[&["task"], args].concat());
+    task(&["exec", "--exec-id", "e", "two", "sh", "-c", "exit 4"]).expect_code(4);
+    task(&["pause", "two"]).expect_code(0);
+    assert!(task(&["ls"]).expect_code(0).text().contains("PAUSED"));
+    task(&["resume", "two"]).expect_code(0);
+    assert!(task(&["metrics", "two"]).expect_code(0).text().contains("memory.usage"));
+    task(&["kill", "-s", "9", "two"]).expect_code(0);
+    let deleted = task(&["delete", "two"]).expect_code(0);
+    assert!(deleted.stderr.contains("137"), "{}", deleted.stderr);
+    containerd.ctr(&["container", "delete", "two"]).expect_code(0);
+    assert_eq!(containerd.ctr(&["container", "ls", "-q"]).expect_code(0).text(), "");
+}
+
+fn buildah_builds_an_image() {
+    load();
+    let context = tempfile::Builder::new().prefix("build-").tempdir().unwrap();
+    let file = format!("FROM {IMAGE}\nRUN uname -r > /kernel\nRUN cat /kernel && touch /built\n");
+    fs::write(context.path().join("Containerfile"), file).unwrap();
+    let buildah = |args: &[&str], place: &Path| {
+        let mut command = Command::new("buildah");
+        Outcome::of(command.args(args).arg(place).stdin(Stdio::null()))
+    };
+    let runtime = ["bud", "--runtime", &program(), "--network", "none", "-t", "built"];
+    let built = buildah(&runtime, context.path()).expect_code(0);
+    assert!(built.text().contains("-microvm\n"), "{}{}", built.text(), built.stderr);
+    let said = run(&["--rm", "localhost/built", "ls", "/built"]).expect_code(0);
+    assert_eq!(said.text(), "/built\n");
+    call(&["rmi", "localhost/built"]).expect_code(0);
+    expect_nothing_left();
+}
