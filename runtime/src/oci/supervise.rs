@@ -110,17 +110,26 @@ pub(crate) fn start(order: &Order) -> Result<u32, Failure> {
         .map_err(|error| SuperviseError::Process(error.into()))?;
     let mut command = Command::new(THIS_PROGRAM);
     command.arg0("microvm").arg(VERB).arg(theirs.as_raw_fd().to_string());
-    let child = command.spawn().map_err(SuperviseError::Process)?;
+    let mut child = command.spawn().map_err(SuperviseError::Process)?;
     drop(theirs);
-    say(&ours, order)?;
+    converse(&ours, order).map(|()| child.id()).inspect_err(|_| {
+        // It hears that nobody waits any more, and is gone with all it made when we say so.
+        drop(ours);
+        let _ = child.wait();
+    })
+}
+
+/// Gives the order and runs the hooks that are ours to run, until it is done.
+fn converse(ours: &OwnedFd, order: &Order) -> Result<(), Failure> {
+    say(ours, order)?;
     loop {
-        match hear(&ours) {
+        match hear(ours) {
             Ok(Told::Hooks { hooks: list, record }) => {
                 let Some(oci) = &record.oci else { return Err(SuperviseError::Silent.into()) };
                 hooks::run(&list, &State::new(&record, oci, Status::Creating))?;
-                say(&ours, &())?;
+                say(ours, &())?;
             }
-            Ok(Told::Done) => return Ok(child.id()),
+            Ok(Told::Done) => return Ok(()),
             Ok(Told::Failed(failure)) => return Err(failure),
             Err(_) => return Err(SuperviseError::Silent.into()),
         }
