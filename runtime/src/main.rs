@@ -7,6 +7,8 @@
 mod attend;
 mod bpf;
 mod cli;
+
+mod descriptors;
 mod detach;
 mod dial;
 mod doctor;
@@ -14,6 +16,7 @@ mod exit;
 mod host;
 mod kvm;
 mod log;
+mod mount;
 mod oci;
 mod orders;
 mod plan;

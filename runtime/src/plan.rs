@@ -13,8 +13,8 @@ use proto::spec::{Container, Process, Root, Stdio, TerminalSize, User, Who};
 use crate::state::record::{BadName, Id, Name};
 use crate::wishes::{ProcessWishes, Wishes};
 
-pub(crate) use self::shares::Shared;
-pub(crate) use self::values::signal_number;
+pub(crate) use self::shares::{ROOT, Shared};
+pub(crate) use self::values::{USUAL_RAM_BYTES, signal_number};
 
 /// What a plan has to know about this machine and the caller.
 #[derive(Clone, Debug)]
@@ -171,7 +171,7 @@ pub(crate) fn container(
     };
     no_zero_bytes(&process)?;
     let root = wishes.rootfs.as_ref().map(|path| Shared {
-        name: shares::ROOT.to_owned(),
+        name: ROOT.to_owned(),
         path: path.clone(),
         read_only: false,
         recursive: true,

@@ -100,8 +100,7 @@ pub(crate) fn run(
         .map(File::open)
         .transpose()
         .map_err(|source| RunError::Disk { image: image.to_owned(), source })?;
-    let shares = plan.shares.iter().map(|it| Share::open(&it.name, &it.path, it.read_only));
-    let shares = shares.collect::<Result<_, _>>()?;
+    let shares = plan.shares.iter().map(Share::open).collect::<Result<_, _>>()?;
     timeline.mark("root opened");
     // From here on a signal is an end to be reported and not to be suffered: there will be traces.
     let signals = Signals::catch().map_err(RunError::Signals)?;

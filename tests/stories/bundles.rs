@@ -410,7 +410,7 @@ fn what_cannot_be_done_is_refused_by_name() {
         (
             "mounts",
             json!([{ "destination": "/x", "type": "bind", "source": "/no/such" }]),
-            "mounts[0].source /no/such",
+            "mounts[0].source: /no/such",
         ),
         ("root", json!({ "path": "gone" }), "root.path"),
         ("linux", json!({ "namespaces": [] }), "linux.namespaces has no network namespace"),

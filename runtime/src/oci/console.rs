@@ -4,19 +4,19 @@
 //! It is in raw mode: the terminal with line editing and Ctrl-C is the one in the guest.
 
 use std::fs::File;
-use std::io::{self, IoSlice};
-use std::mem::MaybeUninit;
+use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use proto::spec::TerminalSize;
 use rustix::fs::{Mode, OFlags};
-use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use rustix::process::ioctl_tiocsctty;
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
 use rustix::termios::{OptionalActions, Winsize, tcgetattr, tcsetattr, tcsetwinsize};
+
+use crate::descriptors;
 
 /// Why there is no terminal.
 #[derive(Debug, thiserror::Error)]
@@ -41,13 +41,7 @@ pub(super) fn take(socket: &Path, size: TerminalSize) -> Result<(), ConsoleError
     let receiver = UnixStream::connect(socket).map_err(at_socket)?;
     let (master, slave) = pair(size).map_err(ConsoleError::Terminal)?;
     let name = ptsname(&master, vec![]).map_err(|error| ConsoleError::Terminal(error.into()))?;
-    let fds = [master.as_fd()];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut ancillary = SendAncillaryBuffer::new(&mut space);
-    ancillary.push(SendAncillaryMessage::ScmRights(&fds));
-    let words = [IoSlice::new(name.as_bytes())];
-    sendmsg(&receiver, &words, &mut ancillary, SendFlags::NOSIGNAL)
-        .map_err(|error| at_socket(error.into()))?;
+    descriptors::send(&receiver, name.as_bytes(), Some(master.as_fd())).map_err(at_socket)?;
     become_ours(&slave).map_err(ConsoleError::Terminal)
 }
 

@@ -1,15 +1,13 @@
 //! `mounts`: what the guest mounts by itself, and what it is lent of the host's files.
 
-use std::io;
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime;
 use proto::spec::Mount;
-use rustix::fs::{Mode, OFlags};
 
 use super::plan::Refused;
-use crate::plan::Shared;
-use crate::shares::Share;
+use crate::plan::{ROOT, Shared};
+use crate::shares::{Share, ShareError};
 
 /// The guest's mounts in order, and what they need of the host. Relative sources are the bundle's.
 pub(super) fn mounts(
@@ -57,27 +55,22 @@ fn text(path: &Path) -> String {
     path.to_string_lossy().into_owned()
 }
 
-/// What should be lent cannot be.
+/// A field of `config.json` names what cannot be lent.
 #[derive(Debug, thiserror::Error)]
-#[error("{} {}", if name == "root" { "root.path".to_owned() } else { format!("mounts[{name}].source") }, path.display())]
+#[error("{field}")]
 pub(crate) struct LendError {
-    name: String,
-    path: PathBuf,
-    source: io::Error,
+    field: String,
+    source: ShareError,
 }
 
 /// Opens what is lent.
 pub(super) fn open(lent: &[Shared]) -> Result<Vec<Share>, LendError> {
+    let field = |name: &str| match name {
+        ROOT => "root.path".to_owned(),
+        index => format!("mounts[{index}].source"),
+    };
     let open = |lent: &Shared| {
-        let flags = OFlags::PATH | OFlags::CLOEXEC;
-        let source = rustix::fs::open(&lent.path, flags, Mode::empty());
-        let source = source.map_err(|error| LendError {
-            name: lent.name.clone(),
-            path: lent.path.clone(),
-            source: error.into(),
-        })?;
-        let Shared { read_only, recursive, .. } = *lent;
-        Ok(Share { name: lent.name.clone(), source, read_only, recursive })
+        Share::open(lent).map_err(|source| LendError { field: field(&lent.name), source })
     };
     lent.iter().map(open).collect()
 }
@@ -85,7 +78,7 @@ pub(super) fn open(lent: &[Shared]) -> Result<Vec<Share>, LendError> {
 /// The root, lent as a whole. It can be written to on the host's side even if the container cannot:
 /// places for mounts are made in it.
 pub(super) fn root(path: PathBuf) -> Shared {
-    Shared { name: "root".to_owned(), path, read_only: false, recursive: true }
+    Shared { name: ROOT.to_owned(), path, read_only: false, recursive: true }
 }
 
 #[cfg(test)]

@@ -13,11 +13,8 @@ use super::mounts;
 use super::process::{process, same};
 use super::resources::{self, GUEST_OVERHEAD_BYTES, Limits};
 use crate::bpf;
-use crate::plan::{Host, Plan};
+use crate::plan::{Host, Plan, ROOT, USUAL_RAM_BYTES};
 use crate::state::record::Name;
-
-/// The memory of a VM whose container has no limit.
-const USUAL_RAM_BYTES: u64 = 512 << 20;
 
 /// The least memory of a VM, however small its container's limit.
 const LEAST_RAM_BYTES: u64 = if MIN_RAM_BYTES > 128 << 20 { MIN_RAM_BYTES } else { 128 << 20 };
@@ -111,7 +108,7 @@ pub(crate) fn decide(bundle: &Bundle, name: Name, host: &Host) -> Result<Decided
     }
     let named = |name: &Option<String>| name.clone().filter(|name| !name.is_empty());
     let container = Container {
-        root: Root::Share { name: "root".to_owned() },
+        root: Root::Share { name: ROOT.to_owned() },
         readonly: root.readonly().unwrap_or(false),
         hostname: named(spec.hostname()),
         domainname: named(spec.domainname()),

@@ -36,7 +36,7 @@ use crate::state::record::{Name, Oci, Record, Status};
 use crate::timeline::Timeline;
 use crate::visit::Visited;
 use crate::vm::THIS_PROGRAM;
-use crate::{host, kvm};
+use crate::{descriptors, host, kvm};
 
 /// The hidden verb behind which this program is such a supervisor.
 pub(crate) const VERB: &str = "supervise-bundle";
@@ -151,7 +151,7 @@ pub(crate) fn main(socket: Option<&str>) -> Result<u8, Failure> {
     // SAFETY: whoever started us left this descriptor to us, and nobody else here knows of it.
     let caller = unsafe { OwnedFd::from_raw_fd(number) };
     fcntl(&caller, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).map_err(io::Error::from)?;
-    close_all_but(number)?;
+    descriptors::close_inherited(Some(number))?;
     let order: Order = hear(&caller)?;
     // Whoever started us may end, with its terminal and all of its session.
     rustix::process::setsid()?;
@@ -312,17 +312,4 @@ fn hear<T: DeserializeOwned>(socket: &impl AsFd) -> Result<T, SuperviseError> {
     let (length, _) = recv(socket, packet.as_mut_slice(), RecvFlags::empty())
         .map_err(|error| SuperviseError::Process(error.into()))?;
     serde_json::from_slice(&packet[..length]).map_err(|_| SuperviseError::CallerGone)
-}
-
-/// Whoever started us may wait for the end of files we would otherwise keep open.
-fn close_all_but(kept: i32) -> io::Result<()> {
-    let open: Vec<i32> = std::fs::read_dir("/proc/self/fd")?
-        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-        .filter(|number| *number > 2 && *number != kept)
-        .collect();
-    for number in open {
-        // The directory itself is among them, and closed by now.
-        let _ = nix::unistd::close(number);
-    }
-    Ok(())
 }

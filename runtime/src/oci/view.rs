@@ -7,16 +7,14 @@
 //! supervisor's work is done by another thread, which stays where it was.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use nix::sched::{CloneFlags, unshare};
 use proto::spec::Mount;
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
-use rustix::mount::{
-    MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, mount_change, move_mount,
-    open_tree, unmount,
-};
+use rustix::mount::{MountPropagationFlags, MoveMountFlags, mount_change, move_mount};
 
+use crate::mount;
 use crate::plan::Shared;
 
 /// The container's files on the host.
@@ -45,24 +43,18 @@ impl View {
         unshare(CloneFlags::CLONE_NEWNS)?;
         let all = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
         mount_change("/", all)?;
-        let copy = OpenTreeFlags::OPEN_TREE_CLONE
-            | OpenTreeFlags::OPEN_TREE_CLOEXEC
-            | OpenTreeFlags::AT_RECURSIVE;
-        let root = open_tree(CWD, &self.root, copy)?;
+        let root = mount::copy(CWD, &self.root, true)?;
         move_mount(&root, "", CWD, &self.root, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
         for (destination, source) in &self.lent {
             // Names in the root are the image's: none of them leads out of it. What has no place on
             // the host, because the guest has mounted something of its own there, is left out.
             let (flags, inside) = (OFlags::PATH | OFlags::CLOEXEC, ResolveFlags::IN_ROOT);
             let place = openat2(&root, destination, flags, Mode::empty(), inside);
-            let (Ok(place), Ok(tree)) = (place, open_tree(CWD, source, copy)) else { continue };
+            let (Ok(place), Ok(tree)) = (place, mount::copy(CWD, source, true)) else { continue };
             let both =
                 MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
             let _ = move_mount(&tree, "", &place, "", both);
         }
-        rustix::process::fchdir(&root)?;
-        rustix::process::pivot_root(".", ".")?;
-        unmount(".", UnmountFlags::DETACH)?;
-        Ok(rustix::process::chdir(Path::new("/"))?)
+        Ok(mount::pivot(&root)?)
     }
 }

@@ -7,7 +7,7 @@ use proto::spec::Mount;
 use super::PlanError;
 
 /// What a directory that is the root is called in the VM's file share.
-pub(super) const ROOT: &str = "root";
+pub(crate) const ROOT: &str = "root";
 
 /// A directory or file of the host that the guest sees.
 #[derive(Clone, Debug, PartialEq, Eq)]

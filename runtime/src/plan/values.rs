@@ -3,15 +3,13 @@
 use std::str::FromStr;
 
 use nix::sys::signal::Signal;
-use vmm::spec::{MAX_VCPUS, MIN_RAM_BYTES};
+use vmm::spec::{MAX_VCPUS, MIN_RAM_BYTES, RAM_STEP_BYTES};
 
 use super::PlanError;
 
-/// Enough for a shell and small services; only what is touched costs the host anything.
-const USUAL_RAM_BYTES: u64 = 512 << 20;
-
-/// Guest memory comes in pieces of this size (`VmSpec::ram_bytes`).
-const RAM_GRAIN: u64 = 2 << 20;
+/// The memory of a VM nobody gave a size: enough for a shell and small services; only what is touched
+/// costs the host anything.
+pub(crate) const USUAL_RAM_BYTES: u64 = 512 << 20;
 
 /// The longest host name Linux keeps (`__NEW_UTS_LEN`).
 const MAX_HOSTNAME: usize = 64;
@@ -25,7 +23,7 @@ pub(super) fn ram_bytes(word: Option<&str>, host_bytes: u64) -> Result<u64, Plan
     if bytes > host_bytes {
         return Err(PlanError::MemoryTooLarge { word: word.to_owned(), host_bytes });
     }
-    Ok(bytes.next_multiple_of(RAM_GRAIN))
+    Ok(bytes.next_multiple_of(RAM_STEP_BYTES))
 }
 
 /// Bytes, as docker reads them: a number, perhaps with a point in it, then `b`, `k`, `m`, `g` or `t`

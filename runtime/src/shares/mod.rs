@@ -11,21 +11,19 @@ mod server;
 mod sys;
 mod view;
 
-use std::io::{self, IoSlice};
-use std::mem::MaybeUninit;
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::net::sockopt::set_socket_send_buffer_size_force;
-use rustix::net::{
-    AddressFamily, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags,
-    SocketType, recv, sendmsg, socketpair,
-};
+use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, recv, socketpair};
 use serde::{Deserialize, Serialize};
 
+use crate::descriptors;
+use crate::plan::Shared;
 use crate::vm::THIS_PROGRAM;
 
 pub(crate) use self::server::be_the_server;
@@ -84,11 +82,13 @@ pub(crate) enum ShareError {
 }
 
 impl Share {
-    /// What is at `path`, which may be a symbolic link to it.
-    pub(crate) fn open(name: &str, path: &Path, read_only: bool) -> Result<Self, ShareError> {
+    /// Opens what is planned to be shared; its path may be that of a symbolic link to it.
+    pub(crate) fn open(planned: &Shared) -> Result<Self, ShareError> {
+        let Shared { name, path, read_only, recursive } = planned;
         let source = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
-            .map_err(|errno| ShareError::Open { path: path.to_owned(), source: errno.into() })?;
-        Ok(Self { name: name.to_owned(), source, read_only, recursive: true })
+            .map_err(|errno| ShareError::Open { path: path.clone(), source: errno.into() })?;
+        let (read_only, recursive) = (*read_only, *recursive);
+        Ok(Self { name: name.clone(), source, read_only, recursive })
     }
 
     fn is_name(&self) -> bool {
@@ -161,9 +161,10 @@ impl Server {
                 read_only: share.read_only,
                 recursive: share.recursive,
             };
-            send(&ours, &Order::Share(wanted), Some(&share.source))?;
+            let order = serde_json::to_vec(&Order::Share(wanted))?;
+            descriptors::send(&ours, &order, Some(share.source.as_fd()))?;
         }
-        send(&ours, &Order::Serve, None)?;
+        descriptors::send(&ours, &serde_json::to_vec(&Order::Serve)?, None)?;
         Ok((server, ours))
     }
 }
@@ -176,26 +177,16 @@ impl Drop for Server {
     }
 }
 
-fn send(socket: &OwnedFd, order: &Order, descriptor: Option<&OwnedFd>) -> io::Result<()> {
-    let word = serde_json::to_vec(order)?;
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut along = SendAncillaryBuffer::new(&mut space);
-    let descriptors: Vec<_> = descriptor.iter().map(|fd| fd.as_fd()).collect();
-    if !descriptors.is_empty() {
-        along.push(SendAncillaryMessage::ScmRights(&descriptors));
-    }
-    // A server that is gone is an error of the call and no signal.
-    sendmsg(socket, &[IoSlice::new(&word)], &mut along, SendFlags::NOSIGNAL)?;
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn shares(names: &[&str]) -> Vec<Share> {
-        let open = |name: &&str| Share::open(name, Path::new("/"), true).unwrap();
-        names.iter().map(open).collect()
+        names.iter().map(|name| Share::open(&planned(name, "/")).unwrap()).collect()
+    }
+
+    fn planned(name: &str, path: &str) -> Shared {
+        Shared { name: name.to_owned(), path: path.into(), read_only: true, recursive: true }
     }
 
     #[test]
@@ -208,7 +199,7 @@ mod tests {
 
     #[test]
     fn what_is_not_there_is_named() {
-        let error = Share::open("x", Path::new("/no/such/thing"), false).unwrap_err();
+        let error = Share::open(&planned("x", "/no/such/thing")).unwrap_err();
         assert_eq!(error.to_string(), "/no/such/thing");
     }
 }

@@ -23,8 +23,8 @@ use fuse_backend_rs::passthrough::{CachePolicy, Config, PassthroughFs};
 use fuse_backend_rs::transport::{FuseBuf, FuseDevWriter, Reader};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, recvmsg, send};
 
-use super::{MAX_WORD_BYTES, Order, Wanted, jail, sys, view};
-use crate::signals;
+use super::{MAX_WORD_BYTES, Order, Wanted, jail, view};
+use crate::{descriptors, signals};
 
 /// How long a guest may believe what it was told of names and directories.
 const MAX_AGE: Duration = Duration::from_secs(1);
@@ -67,7 +67,7 @@ pub(crate) fn be_the_server() -> ExitCode {
 }
 
 fn prepare(socket: BorrowedFd<'_>) -> Result<Files, ServeError> {
-    sys::close_what_was_inherited().map_err(ServeError::Orders)?;
+    descriptors::close_inherited(None).map_err(ServeError::Orders)?;
     let shares = take_orders(socket).map_err(ServeError::Orders)?;
     view::enter(shares)?;
     jail::drop_privileges()?;

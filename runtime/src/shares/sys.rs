@@ -41,11 +41,3 @@ pub(super) fn set_mount_attributes(
     };
     if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
-
-/// Closes every descriptor behind the standard ones. For a process that has just begun: nothing in it
-/// owns one of them.
-pub(super) fn close_what_was_inherited() -> io::Result<()> {
-    // SAFETY: no memory is passed, and no descriptor above 2 has an owner in this process.
-    let done = unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, 0) };
-    if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
-}

@@ -17,11 +17,11 @@ use rustix::fs::{CWD, FileType, Mode, OFlags, fstat, mkdirat, openat};
 use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags,
-    OpenTreeFlags, UnmountFlags, fsconfig_create, fsconfig_set_string, fsmount, fsopen,
-    mount_change, move_mount, open_tree, unmount,
+    fsconfig_create, fsconfig_set_string, fsmount, fsopen, mount_change, move_mount,
 };
 
 use super::{Wanted, sys};
+use crate::mount::{copy, pivot};
 
 /// The guest's root.
 pub(super) const SHARES: &str = "/shares";
@@ -95,17 +95,6 @@ fn of_share(wanted: &Wanted, step: &'static str, source: std::io::Error) -> View
     ViewError::Share { name: wanted.name.clone(), step, source }
 }
 
-/// A detached copy of a mount, seen from `path`.
-fn copy(directory: impl AsFd, path: &str, recursive: bool) -> Result<OwnedFd, Errno> {
-    let mut flags = OpenTreeFlags::OPEN_TREE_CLONE
-        | OpenTreeFlags::OPEN_TREE_CLOEXEC
-        | OpenTreeFlags::AT_EMPTY_PATH;
-    if recursive {
-        flags |= OpenTreeFlags::AT_RECURSIVE;
-    }
-    open_tree(directory, path, flags)
-}
-
 /// An empty file system, mounted.
 fn new_root() -> Result<OwnedFd, Errno> {
     let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
@@ -137,12 +126,4 @@ fn make_directory(root: &OwnedFd, path: &str) -> Result<(), Errno> {
 /// A path of the new root as it is named before that is the root.
 fn within(path: &str) -> &str {
     path.trim_start_matches('/')
-}
-
-fn pivot(root: &OwnedFd) -> Result<(), Errno> {
-    rustix::process::fchdir(root)?;
-    // The old root ends up on top of the new one, where it can be taken off again.
-    rustix::process::pivot_root(".", ".")?;
-    unmount(".", UnmountFlags::DETACH)?;
-    rustix::process::chdir("/")
 }
