@@ -65,10 +65,10 @@ pub(crate) fn ensure_usable(kvm: &File, root: &Root) -> Result<(), KvmError> {
     Ok(())
 }
 
-/// What is wrong with `kvm` after a VM of ours ended on it strangely, if anything is.
-pub(crate) fn doubt(kvm: &File, root: &Root) -> Result<(), KvmError> {
+/// Forgets the proof and makes it anew, after a VM of ours ended strangely.
+pub(crate) fn prove_again(root: &Root) -> Result<(), KvmError> {
     let _ = fs::remove_file(verdict(root));
-    prove(kvm)
+    prove(&open()?)
 }
 
 /// Runs the proof: some milliseconds where KVM is real, a tenth of a second where it is not.

@@ -20,6 +20,7 @@ mod mount;
 mod oci;
 mod orders;
 mod plan;
+mod platform;
 mod relay;
 mod run;
 mod sandbox;

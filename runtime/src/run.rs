@@ -5,10 +5,11 @@ use std::io;
 
 use crate::attend::AttendError;
 use crate::host::{self, HostError};
-use crate::kvm::{self, KvmError};
+use crate::kvm::KvmError;
 use crate::plan::{self, PlanError};
+use crate::platform::{self, Platform, PlatformError};
 use crate::sandbox::{BootError, Planned};
-use crate::settings::{BootFile, BootFileError, Settings};
+use crate::settings::Settings;
 use crate::shares::{Share, ShareError};
 use crate::signals::Signals;
 use crate::state::record::Id;
@@ -43,13 +44,13 @@ pub(crate) enum RunError {
     /// The wishes.
     #[error(transparent)]
     Plan(#[from] PlanError),
-    /// The kernel or the initramfs.
-    #[error(transparent)]
-    BootFile(#[from] BootFileError),
     /// The state directory.
     #[error(transparent)]
     State(#[from] StateError),
-    /// KVM.
+    /// What VMs are made from.
+    #[error(transparent)]
+    Platform(#[from] PlatformError),
+    /// KVM, which ended a VM.
     #[error(transparent)]
     Kvm(#[from] KvmError),
     /// Signals cannot be caught.
@@ -90,11 +91,8 @@ pub(crate) fn run(
     timeline.mark("image found");
     let plan = plan::container(&config, wishes, &host)?;
     timeline.mark("planned");
-    let (kernel, _) = BootFile::Kernel.open(settings)?;
-    let (initramfs, _) = BootFile::Initramfs.open(settings)?;
     let root = Root::open(&settings.root)?;
-    let kvm = kvm::open()?;
-    kvm::ensure_usable(&kvm, &root)?;
+    let platform = Platform::open(settings, &root)?;
     timeline.mark("kvm ready");
     let disk = disk
         .map(File::open)
@@ -108,9 +106,7 @@ pub(crate) fn run(
     let planned = Planned {
         plan,
         image: image.to_owned(),
-        kvm: kvm.try_clone().map_err(KvmError::Io)?,
-        kernel,
-        initramfs,
+        platform,
         disk,
         shares,
         remove: wishes.rm,
@@ -124,11 +120,10 @@ pub(crate) fn run(
     let end = running.attend(front, &signals, timeline, || started(&id));
     match end {
         Ok(status) => Ok(status.shell_code()),
-        Err(AttendError::Vm(ended)) if ended.is_kvms_doing() => {
-            kvm::doubt(&kvm, &root)?;
-            Err(RunError::Attend { name, source: ended.into() })
+        Err(source) => {
+            platform::doubt(&source, &root)?;
+            Err(RunError::Attend { name, source })
         }
-        Err(source) => Err(RunError::Attend { name, source }),
     }
 }
 

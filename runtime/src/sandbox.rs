@@ -18,6 +18,7 @@ use crate::dial::{self, DialError};
 use crate::exit::Failure;
 use crate::orders::Orders;
 use crate::plan::Plan;
+use crate::platform::Platform;
 use crate::relay::Front;
 use crate::session::{Session, SessionError};
 use crate::shares::{self, Share, ShareError};
@@ -34,12 +35,8 @@ pub(crate) struct Planned {
     pub(crate) plan: Plan,
     /// What its root is made from, in the caller's words.
     pub(crate) image: String,
-    /// `/dev/kvm`.
-    pub(crate) kvm: File,
-    /// The guest's kernel.
-    pub(crate) kernel: File,
-    /// The guest's initramfs.
-    pub(crate) initramfs: File,
+    /// What every VM is made from.
+    pub(crate) platform: Platform,
     /// The root's disk, unless it is lent.
     pub(crate) disk: Option<File>,
     /// What the guest is lent of the host's files.
@@ -167,9 +164,7 @@ impl Claimed {
             }
         };
         let vm = Vm::start(Parts {
-            kvm: planned.kvm,
-            kernel: planned.kernel,
-            initramfs: planned.initramfs,
+            platform: planned.platform,
             disk: planned.disk,
             files: socket,
             listener,

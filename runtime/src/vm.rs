@@ -13,6 +13,7 @@ use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, recv, socke
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use vmm::spec::{DiskSpec, Ending, FsSpec, HostPort, Inherited, Report, VmSpec, VsockSpec};
 
+use crate::platform::Platform;
 use crate::session::printable;
 use crate::timeline::{Source, Timeline};
 use crate::{shares, signals};
@@ -44,12 +45,8 @@ pub(crate) fn be_the_vm(spec: Option<&OsStr>) -> ExitCode {
 
 /// Everything a VM is made of, opened.
 pub(crate) struct Parts {
-    /// `/dev/kvm`.
-    pub(crate) kvm: File,
-    /// The kernel.
-    pub(crate) kernel: File,
-    /// The initramfs.
-    pub(crate) initramfs: File,
+    /// KVM, a kernel and an initramfs.
+    pub(crate) platform: Platform,
     /// The root's disk, unless the root is a share.
     pub(crate) disk: Option<File>,
     /// The way to the server of the host's files, if the guest sees any.
@@ -95,9 +92,9 @@ impl Vm {
         let spec = VmSpec {
             vcpus: parts.vcpus,
             ram_bytes: parts.ram_bytes,
-            kvm: inherited(&parts.kvm),
-            kernel: inherited(&parts.kernel),
-            initramfs: inherited(&parts.initramfs),
+            kvm: inherited(&parts.platform.kvm),
+            kernel: inherited(&parts.platform.kernel),
+            initramfs: inherited(&parts.platform.initramfs),
             command_line: String::new(),
             disks: (parts.disk.iter())
                 .map(|disk| Some(DiskSpec { image: inherited(disk), read_only: true }))

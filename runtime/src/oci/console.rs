@@ -9,7 +9,7 @@ use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
-use proto::spec::TerminalSize;
+use proto::spec::{Stdio, TerminalSize};
 use rustix::fs::{Mode, OFlags};
 use rustix::process::ioctl_tiocsctty;
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
@@ -21,6 +21,12 @@ use crate::descriptors;
 /// Why there is no terminal.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ConsoleError {
+    /// There is none to be had.
+    #[error("process.terminal is true, and there is neither --console-socket nor a terminal here")]
+    Nowhere,
+    /// There should be none.
+    #[error("--console-socket is given, and process.terminal is not true")]
+    NotWanted,
     /// Nobody listens.
     #[error("--console-socket {}", path.display())]
     Socket {
@@ -32,6 +38,15 @@ pub(crate) enum ConsoleError {
     /// The kernel gives no pseudoterminal.
     #[error("terminal")]
     Terminal(#[source] io::Error),
+}
+
+/// Whether a first process with `stdio` can have its terminal: at `socket`, or as the caller's `own`.
+pub(super) fn judge(stdio: &Stdio, socket: Option<&Path>, own: bool) -> Result<(), ConsoleError> {
+    match (stdio, socket) {
+        (Stdio::Terminal { .. }, None) if !own => Err(ConsoleError::Nowhere),
+        (Stdio::Pipes { .. }, Some(_)) => Err(ConsoleError::NotWanted),
+        _ => Ok(()),
+    }
 }
 
 /// Makes a terminal, sends its master to `socket`, and takes its other end for our standard streams and

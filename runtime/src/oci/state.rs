@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::VERSION;
 use crate::state::record::{Oci, Record, Status};
-use crate::state::{Entry, StateError};
+use crate::state::{Dir, Entry, StateError};
 
 /// A state as the specification ("State") and runc have it.
 #[derive(Debug, Serialize)]
@@ -51,6 +51,8 @@ impl State {
 /// What a container of a bundle is known as.
 #[derive(Debug)]
 pub(crate) struct Known {
+    /// Its directory.
+    pub(crate) dir: Dir,
     /// What is written about it.
     pub(crate) record: Record,
     /// What is written about its bundle.
@@ -65,7 +67,7 @@ impl Known {
         let record = entry.record?;
         let oci = record.oci.clone().unwrap_or_else(|| Oci::of_image(entry.dir.path()));
         let status = if entry.alive { oci.status } else { Status::Stopped };
-        Ok(Self { record, oci, status })
+        Ok(Self { dir: entry.dir, record, oci, status })
     }
 
     /// Its state.

@@ -21,22 +21,23 @@ use serde::{Deserialize, Serialize};
 use super::bundle::Bundle;
 use super::console;
 use super::hooks;
-use super::plan::{self, Network};
+use super::plan;
 use super::resources::HOST_OVERHEAD_BYTES;
 use super::state::State;
 use super::view::View;
 use super::{cgroup, mounts, namespace};
 use crate::exit::Failure;
+use crate::platform::Platform;
 use crate::relay::Front;
 use crate::sandbox::Planned;
-use crate::settings::{BootFile, Settings};
+use crate::settings::Settings;
 use crate::signals::Signals;
 use crate::state::Root;
 use crate::state::record::{Name, Oci, Record, Status};
 use crate::timeline::Timeline;
 use crate::visit::Visited;
 use crate::vm::THIS_PROGRAM;
-use crate::{descriptors, host, kvm};
+use crate::{descriptors, host, platform};
 
 /// The hidden verb behind which this program is such a supervisor.
 pub(crate) const VERB: &str = "supervise-bundle";
@@ -57,6 +58,8 @@ pub(crate) enum Order {
         bundle: PathBuf,
         /// Where its terminal's master goes.
         console_socket: Option<PathBuf>,
+        /// It may have the caller's terminal instead.
+        own_terminal: bool,
     },
     /// A process more in a container.
     Exec {
@@ -157,8 +160,9 @@ pub(crate) fn main(socket: Option<&str>) -> Result<u8, Failure> {
     rustix::process::setsid()?;
     let mut caller = Some(caller);
     let end = match order {
-        Order::Create { settings, name, bundle, console_socket } => {
-            create(&settings, name, &bundle, console_socket.as_deref(), &mut caller)
+        Order::Create { settings, name, bundle, console_socket, own_terminal } => {
+            let console_socket = console_socket.as_deref();
+            create(&settings, name, &bundle, console_socket, own_terminal, &mut caller)
         }
         Order::Exec { settings, name, process, exec, console_socket } => {
             added(&settings, &name, *process, &exec, console_socket.as_deref(), &mut caller)
@@ -178,17 +182,16 @@ fn create(
     name: Name,
     bundle: &Path,
     console_socket: Option<&Path>,
+    own_terminal: bool,
     caller: &mut Option<OwnedFd>,
 ) -> Result<u8, Failure> {
     let timeline = Timeline::new(settings.timeline.is_some());
     let bundle = Bundle::read(bundle)?;
     let host = host::facts(&[])?;
     let decided = plan::decide(&bundle, name.clone(), &host)?;
-    let (kernel, _) = BootFile::Kernel.open(settings)?;
-    let (initramfs, _) = BootFile::Initramfs.open(settings)?;
+    console::judge(&decided.plan.container.process.stdio, console_socket, own_terminal)?;
     let root = Root::open(&settings.root)?;
-    let kvm = kvm::open()?;
-    kvm::ensure_usable(&kvm, &root)?;
+    let platform = Platform::open(settings, &root)?;
     let cgroup = cgroup::place(decided.cgroups_path.as_deref(), &name)?;
     let oci = Oci {
         status: Status::Creating,
@@ -210,9 +213,7 @@ fn create(
     let planned = Planned {
         image: oci.rootfs.display().to_string(),
         plan: decided.plan,
-        kvm: kvm.try_clone()?,
-        kernel,
-        initramfs,
+        platform,
         disk: None,
         shares,
         remove: false,
@@ -234,7 +235,7 @@ fn create(
     });
     cgroup::make(&cgroup, &values)?;
     cgroup::enter(&cgroup)?;
-    enter_network(&decided.network)?;
+    namespace::enter(&decided.network)?;
     let record = claimed.record().clone();
     if !decided.hooks.create_runtime.is_empty() {
         let asked = caller.as_ref().ok_or(SuperviseError::CallerGone)?;
@@ -273,11 +274,13 @@ fn create(
     if let Some(path) = &settings.timeline {
         timeline.write(path)?;
     }
-    Ok(end?.shell_code())
-}
-
-fn enter_network(network: &Network) -> Result<(), Failure> {
-    Ok(namespace::enter(network)?)
+    match end {
+        Ok(status) => Ok(status.shell_code()),
+        Err(error) => {
+            platform::doubt(&error, &root)?;
+            Err(error.into())
+        }
+    }
 }
 
 fn added(

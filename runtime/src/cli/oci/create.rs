@@ -3,15 +3,14 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use nix::sys::signal::Signal;
+use proto::spec::Stdio;
 use rustix::process::{Pid, PidfdFlags, pidfd_open, pidfd_send_signal};
 
+use super::known;
 use crate::exit::Failure;
-use crate::oci::bundle::Bundle;
 use crate::oci::supervise::{self, Order};
-use crate::orders;
 use crate::settings::Settings;
 use crate::signals::Signals;
-use crate::state::Root;
 use crate::terminal::{self, Raw};
 
 /// Create a container from a bundle: everything is there, its process waits for `start`.
@@ -53,10 +52,6 @@ pub(super) enum DemandError {
     PreserveFds(u32),
     #[error("--pid-file {}", path.display())]
     PidFile { path: PathBuf, source: std::io::Error },
-    #[error("process.terminal is true, and there is neither --console-socket nor a terminal here")]
-    NoTerminal,
-    #[error("--console-socket is given, and process.terminal is not true")]
-    NotATerminal,
 }
 
 impl Create {
@@ -72,19 +67,13 @@ fn create(settings: Settings, bundled: &Bundled, id: &str, ours: bool) -> Result
     if *preserve_fds > 0 {
         return Err(DemandError::PreserveFds(*preserve_fds).into());
     }
-    let name = id.parse()?;
-    let bundle = Bundle::read(bundle.as_deref().unwrap_or(Path::new(".")))?;
-    let process = bundle.spec.process().as_ref();
-    match (process.and_then(|process| process.terminal()).unwrap_or(false), console_socket) {
-        (true, None) if !ours || !terminal::on_stdin() => {
-            return Err(DemandError::NoTerminal.into());
-        }
-        (false, Some(_)) => return Err(DemandError::NotATerminal.into()),
-        _ => {}
-    }
-    let console_socket = console_socket.as_deref().map(std::path::absolute).transpose()?;
-    let order =
-        Order::Create { settings: settings.clone(), name, bundle: bundle.path, console_socket };
+    let order = Order::Create {
+        settings: settings.clone(),
+        name: id.parse()?,
+        bundle: std::path::absolute(bundle.as_deref().unwrap_or(Path::new(".")))?,
+        console_socket: console_socket.as_deref().map(std::path::absolute).transpose()?,
+        own_terminal: ours && terminal::on_stdin(),
+    };
     let pid = supervise::start(&order)?;
     if let Some(path) = pid_file
         && let Err(source) = write_pid(path, pid)
@@ -128,13 +117,11 @@ fn start_and_wait(
     pid: u32,
     signals: Option<&Signals>,
 ) -> Result<u8, Failure> {
-    let root = Root::open(&settings.root)?;
-    let dir = root.find(id)?.dir;
+    let container = known(settings, id)?;
     let supervisor = Pid::from_raw(pid.cast_signed()).ok_or(rustix::io::Errno::SRCH)?;
     let supervisor = pidfd_open(supervisor, PidfdFlags::empty())?;
     let talks = signals.is_some() && bundled.console_socket.is_none() && terminal::on_stdin();
-    let terminal =
-        matches!(root.find(id)?.record?.process.stdio, proto::spec::Stdio::Terminal { .. });
+    let terminal = matches!(container.record.process.stdio, Stdio::Terminal { .. });
     let _raw = (talks && terminal).then(Raw::enter).transpose()?;
     super::start::start(settings, id)?;
     let Some(signals) = signals else { return Ok(0) };
@@ -154,7 +141,7 @@ fn start_and_wait(
             }
         }
         if !fds[0].revents().is_empty() {
-            return Ok(dir.wait()?.unwrap_or(128 + 9));
+            return Ok(container.dir.wait()?.unwrap_or(128 + 9));
         }
     }
 }
@@ -176,10 +163,4 @@ fn stands_in_bundle() -> bool {
         _version: String,
     }
     crate::oci::bundle::read::<Versioned>(Path::new("config.json")).is_ok()
-}
-
-/// For `start`, which is a file of its own.
-pub(super) fn order_start(settings: &Settings, id: &str) -> Result<(), Failure> {
-    let entry = Root::open(&settings.root)?.find(id)?;
-    Ok(orders::order(&entry.dir, orders::Order::Start)?)
 }

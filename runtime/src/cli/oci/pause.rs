@@ -1,9 +1,10 @@
 use clap::Args;
 
+use super::known;
 use crate::exit::Failure;
 use crate::orders::{Order, order};
 use crate::settings::Settings;
-use crate::state::Root;
+use crate::state::record::Status;
 
 /// Stop a container's virtual CPUs.
 #[derive(Args, Debug)]
@@ -37,10 +38,10 @@ impl Resume {
 }
 
 fn tell(settings: &Settings, id: &str, what: Order) -> Result<u8, Failure> {
-    let entry = Root::open(&settings.root)?.find(id)?;
-    if !entry.alive {
+    let container = known(settings, id)?;
+    if container.status == Status::Stopped {
         return Err(NotRunning(id.to_owned()).into());
     }
-    order(&entry.dir, what)?;
+    order(&container.dir, what)?;
     Ok(0)
 }

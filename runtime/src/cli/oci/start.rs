@@ -1,9 +1,9 @@
 use clap::Args;
 
-use super::create::order_start;
 use super::known;
 use crate::exit::Failure;
 use crate::oci::hooks;
+use crate::orders::{Order, order};
 use crate::settings::Settings;
 use crate::state::record::Status;
 
@@ -34,7 +34,7 @@ pub(super) fn start(settings: &Settings, id: &str) -> Result<(), Failure> {
     if before.status != Status::Created {
         return Err(NotCreated { id: id.to_owned(), status: before.status }.into());
     }
-    order_start(settings, id)?;
+    order(&before.dir, Order::Start)?;
     let after = known(settings, id)?;
     if let Err(error) = hooks::run(&before.oci.poststart, &after.state()) {
         // As runc has it: who wanted to know could not be told, so it does not go on.
