@@ -3,7 +3,6 @@
 //! It is root, since it makes files for every user a guest can have. But it has only the capabilities
 //! for that, none of them over the system, and the system calls in [`confine`].
 
-use std::collections::BTreeMap;
 use std::io;
 
 use libc::c_long;
@@ -13,7 +12,7 @@ use rustix::thread::{
     CapabilitiesSecureBits, CapabilitySet, CapabilitySets, set_capabilities,
     set_capabilities_secure_bits, set_no_new_privs,
 };
-use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch, apply_filter_all_threads};
+use vmm::jail::confine_process;
 
 /// To read, make, own and name every file of a share. Not `CAP_SYS_ADMIN`: a guest gets and sets no
 /// `trusted.` attributes of the host's, and none of a security module.
@@ -42,12 +41,9 @@ pub(super) enum JailError {
         /// What it said.
         source: io::Error,
     },
-    /// The filter could not be compiled or installed.
-    #[error("system call filter: {0}")]
-    Filter(#[from] seccompiler::Error),
-    /// The filter's back end could not compile it.
-    #[error("system call filter: {0}")]
-    Compile(#[from] seccompiler::BackendError),
+    /// There is no filter of system calls.
+    #[error(transparent)]
+    Filter(#[from] vmm::jail::JailError),
 }
 
 fn wrong(step: &'static str) -> impl Fn(Errno) -> JailError {
@@ -155,15 +151,5 @@ const CALLS: &[c_long] = &[
 
 /// Confines all threads of the process to [`CALLS`].
 pub(super) fn confine() -> Result<(), JailError> {
-    // An empty list of conditions is no condition.
-    let rules: BTreeMap<c_long, _> = CALLS.iter().map(|&call| (call, vec![])).collect();
-    let filter =
-        SeccompFilter::new(rules, SeccompAction::KillProcess, SeccompAction::Allow, ARCHITECTURE)?;
-    let program: BpfProgram = filter.try_into()?;
-    Ok(apply_filter_all_threads(&program)?)
+    Ok(confine_process(CALLS)?)
 }
-
-#[cfg(target_arch = "x86_64")]
-const ARCHITECTURE: TargetArch = TargetArch::x86_64;
-#[cfg(target_arch = "aarch64")]
-const ARCHITECTURE: TargetArch = TargetArch::aarch64;

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use libc::c_long;
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
-    SeccompRule, TargetArch, apply_filter,
+    SeccompRule, TargetArch, apply_filter, apply_filter_all_threads,
 };
 
 use super::JailError;
@@ -77,7 +77,16 @@ pub fn confine_event_loop() -> Result<(), JailError> {
     confine(&[EVERYONE, EVENT_LOOP], &[CLOSING])
 }
 
+/// Confines every thread of a process beside the VMM, a server of one of its devices, to `calls`.
+pub fn confine_process(calls: &[c_long]) -> Result<(), JailError> {
+    Ok(apply_filter_all_threads(&program(&[calls], &[])?)?)
+}
+
 fn confine(lists: &[&[c_long]], narrow: &[Narrow]) -> Result<(), JailError> {
+    Ok(apply_filter(&program(lists, narrow)?)?)
+}
+
+fn program(lists: &[&[c_long]], narrow: &[Narrow]) -> Result<BpfProgram, JailError> {
     // An empty list of conditions is no condition.
     let mut rules: BTreeMap<c_long, Vec<SeccompRule>> =
         lists.concat().into_iter().map(|call| (call, vec![])).collect();
@@ -91,8 +100,7 @@ fn confine(lists: &[&[c_long]], narrow: &[Narrow]) -> Result<(), JailError> {
     }
     let filter =
         SeccompFilter::new(rules, SeccompAction::KillProcess, SeccompAction::Allow, ARCHITECTURE)?;
-    let program: BpfProgram = filter.try_into()?;
-    Ok(apply_filter(&program)?)
+    Ok(filter.try_into()?)
 }
 
 #[cfg(target_arch = "x86_64")]
