@@ -7,6 +7,7 @@ mod bench;
 mod build;
 mod cache;
 mod ci;
+mod conformance;
 mod demo;
 mod host;
 mod kernel;
@@ -47,6 +48,8 @@ enum Wish {
     Ci,
     /// The rules of the house that no compiler knows
     Tidy,
+    /// Run the conformance suites on runc, crun and microvm, side by side
+    Conformance(conformance::Args),
     /// Stopwatches
     #[command(subcommand)]
     Bench(bench::Wish),
@@ -64,6 +67,7 @@ fn main() -> ExitCode {
         Wish::Test(args) => test::run(&args),
         Wish::Ci => ci::run().map(|()| ExitCode::SUCCESS),
         Wish::Tidy => tidy::run().map(|()| ExitCode::SUCCESS),
+        Wish::Conformance(args) => conformance::run(&args),
         Wish::Bench(wish) => bench::run(&wish),
         Wish::Host(wish) => host::run(&wish),
         Wish::Kernel => kernel::print().map(|()| ExitCode::SUCCESS),
