@@ -220,7 +220,7 @@ fn a_process_runs_as_whom_with_what_and_where_it_was_asked_to() {
 }
 
 #[test]
-fn capabilities_of_a_user_who_is_not_root_are_those_that_are_ambient() {
+fn capabilities_of_a_user_who_is_not_root_are_those_that_are_ambient_and_inheritable() {
     if !containers_work_here("ambient capabilities") {
         return;
     }
@@ -228,7 +228,7 @@ fn capabilities_of_a_user_who_is_not_root_are_those_that_are_ambient() {
     let mut spec = container(&agent.root("c"), &["grep", "Cap", "/proc/self/status"]);
     spec.process.user.who = Who::Ids { uid: 5, gid: 5 };
     spec.process.capabilities.inheritable = vec!["CAP_KILL".into()];
-    spec.process.capabilities.ambient = vec!["CAP_KILL".into()];
+    spec.process.capabilities.ambient = vec!["CAP_KILL".into(), "CAP_CHOWN".into()];
     let (_, out, _) = agent.run("c", spec);
     let sets: Vec<&str> = out.lines().map(|line| &line[line.len() - 4..]).collect();
     assert_eq!(sets, ["0020", "0020", "0020", "00e3", "0020"]);

@@ -113,7 +113,9 @@ impl Sets {
             },
         )?;
         clear_ambient_capability_set()?;
-        for capability in self.ambient.iter() {
+        // The kernel has no others, and bundles ask for more: `runc spec` writes ambient ones that
+        // are not inheritable, and runc goes without them.
+        for capability in (self.ambient & permitted & inheritable).iter() {
             configure_capability_in_ambient_set(capability, true)?;
         }
         Ok(())
