@@ -37,7 +37,7 @@ pub(crate) struct Args {
     suite: Option<String>,
     /// One case of the suite
     case: Option<String>,
-    /// One runtime: `runc`, `crun` or `microvm`
+    /// One runtime, `runc`, `crun` or `microvm`; one that is named is asked again
     #[arg(long)]
     runtime: Option<String>,
     /// Where the suites' programs are; else `suites` in the cache
@@ -55,7 +55,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let programs = suites::install(args.suites.as_deref())?;
     build::everything()?;
     let up = Instance::of_checkout()?.up()?;
-    let trial = Trial::prepare(&up, &programs)?;
+    let trial = Trial::prepare(&up, &programs, args.runtime.is_some())?;
 
     let mut said = Vec::new();
     for suite in suites {

@@ -250,6 +250,11 @@ impl Up {
     /// Reading the kernel from the shared directory for every VM takes seconds.
     pub(crate) const OUTPUTS: &str = "/opt/microvm";
 
+    /// The disk of the image it booted from.
+    pub(crate) fn image(&self) -> &Path {
+        &self.facts.disk
+    }
+
     /// Does what is done once in the life of a host, and again if `key` is another than last time.
     pub(crate) fn once(
         &self,
