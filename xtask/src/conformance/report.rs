@@ -86,6 +86,7 @@ impl<'a> Report<'a> {
         }
         for (suite, rows) in &self.tables {
             let _ = writeln!(text, "\n## {}: all tests\n", suite.name);
+            let _ = writeln!(text, "But those of `{}…`.\n", suite.version_1);
             text.push_str(&head("test"));
             for Row { test, outcomes, .. } in rows {
                 let [first, second, third] = outcomes;
@@ -121,7 +122,8 @@ const INTRODUCTION: &str = "\
 `cargo xtask conformance` has written this. It runs two suites of the field, a case at a time, on runc, on
 crun and on microvm, in the same emulated host: Debian 13 with version 2 of cgroups and no AppArmor. Many
 tests fail on every runtime, because they ask for what the host does not have or what the specification
-no longer says; so a count alone means little, and the tables are there to compare.
+no longer says; so a count alone means little, and the tables are there to compare. Cases that are only
+about version 1 of cgroups are not run.
 
 What was run:
 

@@ -29,6 +29,11 @@ pub(super) struct Suite {
     pub(super) home: &'static str,
     /// What `exceptions.rs` was written for.
     pub(super) commit: &'static str,
+    /// How the names begin of cases that say nothing here: they read files of version 1 of cgroups,
+    /// and fail at once on any runtime where there is version 2 alone.
+    pub(super) version_1: &'static str,
+    /// What has to be there beside the cases.
+    pub(super) programs: &'static [&'static str],
     kind: Kind,
 }
 
@@ -44,12 +49,16 @@ pub(super) const SUITES: &[Suite] = &[
         name: "runtime-tools",
         home: "https://github.com/opencontainers/runtime-tools",
         commit: "5e639034dcdc2422164e3d7d76a737e2fb451a67",
+        version_1: "linux_cgroups_",
+        programs: &["runtimetest", "rootfs-amd64.tar.gz", "validation"],
         kind: Kind::RuntimeTools,
     },
     Suite {
         name: "contest",
         home: "https://github.com/youki-dev/youki",
         commit: "bc78720681ad34be682fe1a6daa61cb3bf47762d",
+        version_1: "cgroup_v1_",
+        programs: &["contest", "runtimetest", "bundle.tar.gz"],
         kind: Kind::Contest,
     },
 ];
@@ -61,7 +70,8 @@ impl Suite {
             Kind::RuntimeTools => trial.read(self, &["ls", "validation"])?,
             Kind::Contest => trial.read(self, &["./contest", "list"])?,
         };
-        Ok(listed.lines().map(str::to_owned).collect())
+        let says = |name: &&str| !name.starts_with(self.version_1);
+        Ok(listed.lines().filter(says).map(str::to_owned).collect())
     }
 
     /// What runs a case on the runtime at `path`, at the place of the suite's programs.

@@ -39,21 +39,25 @@ pub(super) struct Trial<'a> {
 impl<'a> Trial<'a> {
     /// Copies `programs` into the host unless it has them.
     pub(super) fn prepare(up: &'a Up, programs: &Path, again: bool) -> Result<Self> {
-        let mut key = Key::new().part("case", ALONE);
+        let mut answers = Key::new().part("case", ALONE).part("image", image_name(up));
+        let mut copies = answers.clone();
         for suite in SUITES {
-            let commit = programs.join(suite.name).join("commit");
-            let seen = fs::metadata(&commit).with_context(|| commit.display().to_string())?;
-            key = key.part(suite.name, format!("{} {}", suite.commit, seen.mtime()));
+            answers = answers.part(suite.name, suite.commit);
+            for name in suite.programs {
+                let path = programs.join(suite.name).join(name);
+                let seen = fs::metadata(&path).with_context(|| path.display().to_string())?;
+                copies = copies.part(name, format!("{} {}", seen.len(), seen.mtime()));
+            }
         }
-        up.once("suites", &key.short(), || {
+        up.once("suites", &copies.short(), || {
             let script = "rm -rf \"$0\" && cp -r \"$1\" \"$0\" && echo \"$2\" > \"$3\"";
             let words = ["sh", "-c", script, PROGRAMS].map(OsStr::new).into_iter();
             let words = words.chain([programs.as_os_str()]);
             let words: Vec<_> = words.chain([ALONE, ALONE_PATH].map(OsStr::new)).collect();
             step::quiet("copying the suites into the emulated host", &mut up.command(&words))
         })?;
-        let key = key.part("image", up.image().as_os_str().as_encoded_bytes());
-        let output = paths::target().join("conformance").join(format!("output-{}", key.short()));
+        let output = format!("conformance/output-{}", answers.short());
+        let output = paths::target().join(output);
         Ok(Self { up, output, again })
     }
 
@@ -98,6 +102,10 @@ impl<'a> Trial<'a> {
         fs::write(&file, format!("{code}\n{text}")).with_context(|| file.display().to_string())?;
         Ok(suite.read(case, &text, code))
     }
+}
+
+fn image_name(up: &Up) -> &[u8] {
+    up.image().as_os_str().as_encoded_bytes()
 }
 
 /// Where a runtime is in the emulated host.
