@@ -14,7 +14,7 @@ use crate::state::record::{BadName, Id, Name};
 use crate::wishes::{ProcessWishes, Wishes};
 
 pub(crate) use self::shares::{ROOT, Shared};
-pub(crate) use self::values::{USUAL_RAM_BYTES, signal_number};
+pub(crate) use self::values::{USUAL_RAM_BYTES, limit_bytes, signal_number};
 
 /// What a plan has to know about this machine and the caller.
 #[derive(Clone, Debug)]

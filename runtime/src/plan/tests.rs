@@ -97,6 +97,15 @@ fn a_volume_is_a_share_and_a_mount_of_it() {
 }
 
 #[test]
+fn a_limit_is_bytes_with_or_without_a_unit_or_none() {
+    let read = |word| super::limit_bytes(word).map_err(|error| error.to_string());
+    assert_eq!(read("-1"), Ok(-1));
+    assert_eq!(read("33554432"), Ok(32 << 20));
+    assert_eq!(read("50M"), Ok(50 << 20));
+    assert_eq!(read("-2"), Err("\"-2\" is no number of bytes, as 512m is one".into()));
+}
+
+#[test]
 fn memory_is_read_as_docker_reads_it_and_kept_within_the_machine() {
     for (word, mebibytes) in [
         ("64m", 64),

@@ -46,6 +46,20 @@ fn size(word: &str) -> Option<u64> {
     Some((digits.parse::<f64>().ok()? * unit) as u64)
 }
 
+/// Bytes of a limit as runc reads them: as [`size`] does, and -1 for none.
+pub(crate) fn limit_bytes(word: &str) -> Result<i64, BadSize> {
+    if word == "-1" {
+        return Ok(-1);
+    }
+    let bytes = size(word).ok_or_else(|| BadSize(word.to_owned()))?;
+    i64::try_from(bytes).map_err(|_| BadSize(word.to_owned()))
+}
+
+/// A word is no number of bytes.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is no number of bytes, as 512m is one")]
+pub(crate) struct BadSize(String);
+
 pub(super) fn vcpus(word: Option<&str>) -> Result<u8, PlanError> {
     let Some(word) = word else { return Ok(1) };
     let bad = || PlanError::Cpus { word: word.to_owned() };

@@ -10,6 +10,7 @@ use super::{known, visited};
 use crate::exit::Failure;
 use crate::oci::resources::{self, GUEST_OVERHEAD_BYTES};
 use crate::oci::{bundle, cgroup};
+use crate::plan::limit_bytes;
 use crate::settings::Settings;
 
 /// Change what a container may use.
@@ -19,14 +20,14 @@ pub(in crate::cli) struct Update {
     /// Read `linux.resources` from FILE, "-" for standard input; what stands there goes before options.
     #[arg(short, long, value_name = "FILE")]
     resources: Option<PathBuf>,
-    /// Memory, in bytes; -1 for no limit.
-    #[arg(long, value_name = "BYTES")]
+    /// Memory, in bytes, or with a unit as in 512m; -1 for no limit.
+    #[arg(long, value_name = "BYTES", value_parser = limit_bytes)]
     memory: Option<i64>,
     /// Memory that is left to it when the guest runs short.
-    #[arg(long, value_name = "BYTES")]
+    #[arg(long, value_name = "BYTES", value_parser = limit_bytes)]
     memory_reservation: Option<i64>,
     /// Memory and swap together.
-    #[arg(long, value_name = "BYTES")]
+    #[arg(long, value_name = "BYTES", value_parser = limit_bytes)]
     memory_swap: Option<i64>,
     /// Processor time in a period, in microseconds; -1 for no limit.
     #[arg(long, value_name = "TIME")]
