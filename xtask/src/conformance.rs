@@ -53,9 +53,9 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let suites = chosen(SUITES, args.suite.as_deref(), |suite| suite.name)?;
     let runtimes = chosen(&[0, 1, 2], args.runtime.as_deref(), |&at| RUNTIMES[at])?;
     let programs = suites::install(args.suites.as_deref())?;
-    build::everything()?;
+    let outputs = build::everything()?;
     let up = Instance::of_checkout()?.up()?;
-    let trial = Trial::prepare(&up, &programs, args.runtime.is_some())?;
+    let trial = Trial::prepare(&up, &outputs, &programs, args.runtime.is_some())?;
 
     let mut said = Vec::new();
     for suite in suites {

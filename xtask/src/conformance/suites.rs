@@ -19,7 +19,7 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 
 use super::outcome::{self, Answers};
-use super::trial::Trial;
+use super::trial::{PATIENT_PATH, Trial};
 use crate::{paths, step};
 
 /// A suite and how to speak with it.
@@ -82,8 +82,8 @@ impl Suite {
                 words.extend([format!("RUNTIME={path}"), format!("./validation/{case}")]);
             }
             Kind::Contest => {
-                words.push(format!("RUNTIME_KIND={runtime}"));
-                let run = ["./contest", "run", "--runtime", path];
+                words.extend([format!("RUNTIME_KIND={runtime}"), format!("RUNTIME={path}")]);
+                let run = ["./contest", "run", "--runtime", PATIENT_PATH];
                 let run = run.into_iter().chain(["--runtimetest", "./runtimetest", "-t", case]);
                 words.extend(run.map(str::to_owned));
             }

@@ -1,7 +1,7 @@
 //! Cases in the emulated host, one at a time.
 //!
-//! What other runtimes say depends on the host's image and on the suites alone, and is kept: the next run
-//! asks ours only.
+//! What a runtime says depends on the host's image, on the suites and on the runtime, and is kept: the
+//! next run asks only what is not known.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -13,6 +13,7 @@ use anyhow::{Context, Result};
 use super::RUNTIMES;
 use super::outcome::Answers;
 use super::suites::{SUITES, Suite};
+use crate::build::Outputs;
 use crate::cache::Key;
 use crate::host::Up;
 use crate::{paths, step};
@@ -24,6 +25,10 @@ const PROGRAMS: &str = "/opt/suites";
 const ALONE: &str = include_str!("../../host/case");
 const ALONE_PATH: &str = "/opt/suites/case";
 
+/// What stands before a runtime for a suite that is in a hurry.
+const PATIENT: &str = include_str!("../../host/patient");
+pub(super) const PATIENT_PATH: &str = "/opt/suites/patient";
+
 /// For a case. The longest that can pass take half of it, with a VM for every container.
 const SECONDS: &str = "120";
 
@@ -32,14 +37,22 @@ pub(super) struct Trial<'a> {
     up: &'a Up,
     /// Every case's output is kept below, for those who want to know why.
     output: PathBuf,
-    /// Whether others are asked although it is known what they say.
+    /// Whether they are asked although it is known what they say.
     again: bool,
+    /// Tells one build of ours from another.
+    build: String,
 }
 
 impl<'a> Trial<'a> {
     /// Copies `programs` into the host unless it has them.
-    pub(super) fn prepare(up: &'a Up, programs: &Path, again: bool) -> Result<Self> {
-        let mut answers = Key::new().part("case", ALONE).part("image", image_name(up));
+    pub(super) fn prepare(
+        up: &'a Up,
+        outputs: &Outputs,
+        programs: &Path,
+        again: bool,
+    ) -> Result<Self> {
+        let mut answers =
+            Key::new().part("case", ALONE).part("patient", PATIENT).part("image", image_name(up));
         let mut copies = answers.clone();
         for suite in SUITES {
             answers = answers.part(suite.name, suite.commit);
@@ -50,15 +63,21 @@ impl<'a> Trial<'a> {
             }
         }
         up.once("suites", &copies.short(), || {
-            let script = "rm -rf \"$0\" && cp -r \"$1\" \"$0\" && echo \"$2\" > \"$3\"";
+            let script = "rm -rf \"$0\" && cp -r \"$1\" \"$0\" && echo \"$2\" > \"$3\" \
+                          && echo \"$4\" > \"$5\" && chmod +x \"$5\"";
             let words = ["sh", "-c", script, PROGRAMS].map(OsStr::new).into_iter();
             let words = words.chain([programs.as_os_str()]);
-            let words: Vec<_> = words.chain([ALONE, ALONE_PATH].map(OsStr::new)).collect();
+            let words: Vec<_> =
+                words.chain([ALONE, ALONE_PATH, PATIENT, PATIENT_PATH].map(OsStr::new)).collect();
             step::quiet("copying the suites into the emulated host", &mut up.command(&words))
         })?;
         let output = format!("conformance/output-{}", answers.short());
         let output = paths::target().join(output);
-        Ok(Self { up, output, again })
+        let mut build = Key::new();
+        for name in ["microvm", "vmlinux", "initramfs.cpio"] {
+            build = build.file(name, &outputs.directory.join(name))?;
+        }
+        Ok(Self { up, output, again, build: build.short() })
     }
 
     /// What a command at the place of a suite's programs prints.
@@ -83,11 +102,12 @@ impl<'a> Trial<'a> {
 
     /// Runs a case on a runtime.
     pub(super) fn run(&self, suite: &Suite, case: &str, runtime: &str) -> Result<Answers> {
-        let directory = self.output.join(runtime).join(suite.name);
+        let is_ours = runtime == RUNTIMES[super::OURS];
+        let whose = if is_ours { format!("{runtime}-{}", self.build) } else { runtime.to_owned() };
+        let directory = self.output.join(whose).join(suite.name);
         fs::create_dir_all(&directory).with_context(|| directory.display().to_string())?;
         let file = directory.join(case);
-        let is_ours = runtime == RUNTIMES[super::OURS];
-        let kept = if is_ours || self.again { None } else { fs::read_to_string(&file).ok() };
+        let kept = if self.again { None } else { fs::read_to_string(&file).ok() };
         if let Some((code, text)) = kept.as_deref().and_then(|kept| kept.split_once('\n'))
             && let Ok(code) = code.parse()
         {
