@@ -214,6 +214,7 @@ impl Agent {
     fn end_session(&mut self, token: Token, end: SessionEnd) {
         self.watched.remove(&token);
         self.abandon(|_, planned| planned.asker.session == token, "was given up by its session");
+        self.forget_execs();
         if !matches!(end, SessionEnd::Closed | SessionEnd::Reset) {
             kmsg::say(Weight::Warning, &format!("session: {end}"));
         }

@@ -147,6 +147,16 @@ impl Agent {
         for asker in std::mem::take(&mut process.waiting) {
             self.answer(asker, Ok(Reply::Exited { status }));
         }
+        self.forget_execs();
+    }
+
+    /// Forgets the ends of execs about which nobody can ask any more.
+    pub(crate) fn forget_execs(&mut self) {
+        let watched = &self.watched;
+        self.processes.retain(|id, process| {
+            let is_over = id.exec.is_some() && process.outcome().is_some();
+            !is_over || watched.contains_key(&process.session)
+        });
     }
 }
 

@@ -146,7 +146,7 @@ impl Agent {
         let (terminal, devices) = (laid.terminal, newborn.devices);
         let stage = Stage::SettingUp { asker: *asker, start: *start, terminal, devices };
         let waiting = std::mem::take(waiting);
-        let mut process = Process::new(newborn.pid, newborn.pidfd, stage, waiting);
+        let mut process = Process::new(asker.session, newborn.pid, newborn.pidfd, stage, waiting);
         for relay in laid.relays {
             let is_output = relay.is_output();
             let token = self.watch(Watched::Relay(id.clone(), relay)).map_err(refused("epoll"))?;

@@ -41,6 +41,8 @@ impl Planned {
 /// A process and its streams.
 pub(crate) struct Process {
     pub(crate) life: Life,
+    /// The session it was asked for in.
+    pub(crate) session: Token,
     /// The relays that still carry something for it.
     pub(crate) relays: Vec<Token>,
     /// Those of them whose output the host has not got to the end.
@@ -56,7 +58,8 @@ pub(crate) struct Process {
 /// Whether a process runs.
 pub(crate) enum Life {
     Alive(Alive),
-    /// Reaped. Kept for whoever asks, until the name is used again.
+    /// Reaped. Kept for whoever asks: until the name is used again, and of an exec as long as the session
+    /// lasts in which it was asked for.
     Ended(ExitStatus),
 }
 
@@ -92,9 +95,16 @@ pub(crate) enum Stage {
 }
 
 impl Process {
-    pub(crate) fn new(pid: Pid, pidfd: OwnedFd, stage: Stage, waiting: Vec<Asker>) -> Self {
+    pub(crate) fn new(
+        session: Token,
+        pid: Pid,
+        pidfd: OwnedFd,
+        stage: Stage,
+        waiting: Vec<Asker>,
+    ) -> Self {
         Self {
             life: Life::Alive(Alive { pid, pidfd, control: None, stage }),
+            session,
             relays: Vec::new(),
             undrained: Vec::new(),
             terminal: None,

@@ -121,6 +121,30 @@ fn an_exec_can_have_a_terminal_of_the_containers_own() {
 }
 
 #[test]
+fn an_exec_is_forgotten_with_the_session_that_asked_for_it() {
+    if !containers_work_here("forgotten execs") {
+        return;
+    }
+    let mut agent = Running::start();
+    idle(&mut agent);
+    let (early, late) = (exec("c", "early"), exec("c", "late"));
+    let mut session = agent.session();
+    session.call(silent(&early, &["true"])).unwrap();
+    session.call(silent(&late, &["sleep", "1000"])).unwrap();
+    assert_eq!(session.wait(&early), ExitStatus::Code(0));
+    assert_eq!(agent.host.wait(&early), ExitStatus::Code(0), "as long as it lasts");
+    drop(session);
+    // Whoever waits is still told, and nobody after that.
+    let last = agent.host.ask(wait(&late));
+    let kill = Request::Signal { process: late.clone(), signal: 9, all: false };
+    agent.host.call(kill).unwrap();
+    agent.host.answer(last).unwrap();
+    for id in [early, late] {
+        assert_eq!(agent.host.call(wait(&id)).unwrap_err().kind, FaultKind::NoSuchProcess);
+    }
+}
+
+#[test]
 fn fifty_processes_at_once_each_have_their_own_output_and_status() {
     if !containers_work_here("50 execs at once") {
         return;
