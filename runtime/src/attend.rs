@@ -13,11 +13,12 @@
 mod course;
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use proto::message::{ExitStatus, ProcessId};
-use proto::spec::{Container, Process};
+use proto::spec::{Container, Process, Stdio};
 use proto::stream::Stream;
 
 use self::course::Course;
@@ -62,8 +63,10 @@ pub(crate) struct Attendance<'a> {
 pub(crate) struct Held<'a> {
     /// Where orders come in.
     pub(crate) orders: &'a Orders,
+    /// Hangs up when nobody waits any more for the container to be created.
+    pub(crate) caller: Option<OwnedFd>,
     /// Hears of each state before whoever ordered it does.
-    pub(crate) reached: Box<dyn FnMut(Status) -> Result<(), StateError> + 'a>,
+    pub(crate) reached: Box<dyn FnMut(Status) -> Result<(), AttendError> + 'a>,
 }
 
 /// Why a process was not seen to its end.
@@ -90,6 +93,9 @@ pub(crate) enum AttendError {
     /// How far it is could not be written down.
     #[error(transparent)]
     State(#[from] StateError),
+    /// Whoever asked for it is gone, and nobody else knows of it.
+    #[error("whoever asked for the container is gone")]
+    Unwanted,
     /// The VM ended first.
     #[error(transparent)]
     Vm(#[from] VmEnded),
@@ -121,6 +127,15 @@ impl Attendance<'_> {
             Wish::Exec(process) => process.stdio,
         };
         Course::new(self, stdio, connect, started).run(wish)
+    }
+}
+
+/// The streams a process has, in the order they are connected.
+fn streams_of(stdio: Stdio) -> &'static [Stream] {
+    match stdio {
+        Stdio::Terminal { .. } => &[Stream::Terminal],
+        Stdio::Pipes { stdin: true, .. } => &[Stream::Stdin, Stream::Stdout, Stream::Stderr],
+        Stdio::Pipes { stdin: false, .. } => &[Stream::Stdout, Stream::Stderr],
     }
 }
 

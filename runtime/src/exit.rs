@@ -77,6 +77,7 @@ fn code_of(error: &AttendError) -> u8 {
         | AttendError::Watch(_)
         | AttendError::NotReady { .. }
         | AttendError::State(_)
+        | AttendError::Unwanted
         | AttendError::Vm(_) => OURS,
     }
 }

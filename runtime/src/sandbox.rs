@@ -4,9 +4,9 @@
 //!   Planned ──claim──► Claimed ──boot──► Running ──attend──► gone, or kept as a record
 //! ```
 
-use std::cell::Cell;
 use std::fs::File;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 
@@ -72,6 +72,13 @@ pub(crate) struct Running {
     claim: Claim,
 }
 
+/// Those who have to do with a container that is held once it is created.
+struct Awaited<'a> {
+    orders: &'a Orders,
+    caller: OwnedFd,
+    created: Box<dyn FnOnce() -> bool + 'a>,
+}
+
 /// Why a container's VM was not started.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum BootError {
@@ -114,9 +121,9 @@ impl Planned {
         record.oci = self.oci.clone();
         let claim = root.claim(&record)?;
         let mut traces = Undo::default();
-        let path = claim.dir.path().to_owned();
+        let (root, name) = (root.clone(), name.clone());
         traces.push(move || {
-            let _ = crate::state::remove_dir(&path);
+            let _ = root.withdraw(&name);
         });
         Ok(Claimed { traces, record, planned: self, claim })
     }
@@ -200,48 +207,53 @@ impl Running {
         self.see_through(front, signals, timeline, None, started)
     }
 
-    /// As [`Self::attend`], but the container is held once it is `created`, and others say how it goes
-    /// on. What is left of it stays, for whoever deletes it.
+    /// As [`Self::attend`], but the container is held once it is created, and others say how it goes on.
+    /// What is left of it stays, for whoever deletes it.
+    ///
+    /// `caller` hangs up when nobody waits for the creation any more, and `created` says whether somebody
+    /// has heard of it: a container that nobody knows of is ended, and nothing of it stays.
     pub(crate) fn attend_held(
         self,
         front: Front,
         signals: &Signals,
         timeline: &Timeline,
-        created: impl FnOnce(),
+        caller: OwnedFd,
+        created: impl FnOnce() -> bool,
     ) -> Result<ExitStatus, AttendError> {
         let orders = Orders::listen(&self.claim.dir).map_err(|source| {
             let path = self.claim.dir.path().join("orders.sock");
             AttendError::State(StateError::Io { path, source })
         })?;
-        self.see_through(front, signals, timeline, Some(&orders), created)
+        let awaited = Awaited { orders: &orders, caller, created: Box::new(created) };
+        self.see_through(front, signals, timeline, Some(awaited), || ())
     }
 
-    /// `good` hears that it runs, or that it is held where there are `orders`.
     fn see_through(
         mut self,
         front: Front,
         signals: &Signals,
         timeline: &Timeline,
-        orders: Option<&Orders>,
-        good: impl FnOnce(),
+        awaited: Option<Awaited<'_>>,
+        started: impl FnOnce(),
     ) -> Result<ExitStatus, AttendError> {
         let process = ProcessId { container: self.plan.name.to_string(), exec: None };
-        let (mut worth_keeping, good) = (false, Cell::new(Some(good)));
-        let hear = || good.take().into_iter().for_each(|good| good());
-        let (dir, record) = (&self.claim.dir, &mut self.record);
-        let held = orders.map(|orders| Held {
-            orders,
-            reached: Box::new(|status| {
-                worth_keeping = true;
+        let mut worth_keeping = false;
+        let (dir, record, keep_it) = (&self.claim.dir, &mut self.record, &mut worth_keeping);
+        let held = awaited.map(|Awaited { orders, caller, created }| {
+            let mut created = Some(created);
+            let reached = move |status| {
                 if let Some(oci) = &mut record.oci {
                     oci.status = status;
                 }
                 dir.write(record)?;
-                hear();
+                if created.take().is_some_and(|created| !created()) {
+                    return Err(AttendError::Unwanted);
+                }
+                *keep_it = true;
                 Ok(())
-            }),
+            };
+            Held { orders, caller: Some(caller), reached: Box::new(reached) }
         });
-        let is_held = held.is_some();
         let mut has_started = false;
         let end = Attendance {
             process: process.clone(),
@@ -257,9 +269,7 @@ impl Running {
             |streams| connect(dir, &process, streams),
             || {
                 has_started = true;
-                if !is_held {
-                    hear();
-                }
+                started();
             },
         );
         drop(self.vm);

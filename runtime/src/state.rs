@@ -2,36 +2,40 @@
 //!
 //! ```text
 //! <root>/.lock              held while a directory is made or removed
+//! <root>/.new, .gone        what is being made or removed: a directory has its name whole or not at all
 //! <root>/<name>/lock        held by the supervisor as long as it lives: this is "running"; who waits
 //!                           for the lock finds the exit code in the file, even of a removed container
+//! <root>/<name>/supervisor  held the same way, so that the kernel says which process that is
+//! <root>/<name>/cgroup      leads to its cgroup, if it has one, even when the record does not say
 //! <root>/<name>/state.json  the record
 //! <root>/<name>/vsock.sock  the VM's socket, while there is a VM
 //! <root>/<name>/orders.sock where a bundle's supervisor takes orders, as long as it lives
 //! <root>/<name>/log         a detached container's output
 //! ```
 //!
-//! The lock tells the truth whatever happens: the kernel lets go of it when the supervisor dies. It
-//! is an open-file-description lock, because that kind can be asked about without being taken.
 //! Whoever can write here could also be us; a record is still checked before it is believed.
 
+mod lock;
 pub(crate) mod record;
 
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::DirBuilderExt;
-use std::os::unix::net::UnixStream;
+use std::os::unix::fs::{DirBuilderExt, symlink};
 use std::path::{Path, PathBuf};
 
-use nix::fcntl::{FcntlArg, fcntl};
-use nix::libc;
-use rustix::fs::{FlockOperation, Mode, OFlags, flock};
-use rustix::process::{Pid, PidfdFlags};
+use rustix::fs::{FlockOperation, Mode, OFlags, flock, fstat, stat};
+use rustix::process::PidfdFlags;
 
+use self::lock::Held;
 use self::record::{BadRecord, Name, Record};
 
 /// The longest record worth reading: a frame's worth of process, and room.
 const MAX_RECORD_BYTES: u64 = 2 << 20;
+
+/// A container's directory until it is whole, and once it is to go. Neither is a container's name.
+const NEW: &str = ".new";
+const GONE: &str = ".gone";
 
 /// The directory all containers' directories are in.
 #[derive(Clone, Debug)]
@@ -52,7 +56,7 @@ pub(crate) struct Dir {
 pub(crate) struct Claim {
     /// The directory.
     pub(crate) dir: Dir,
-    lock: File,
+    held: Held,
 }
 
 /// A container as it was found.
@@ -136,23 +140,24 @@ impl Root {
     pub(crate) fn claim(&self, record: &Record) -> Result<Claim, StateError> {
         let _turn = self.turn()?;
         self.sweep()?;
-        let path = self.path.join(record.name.as_ref());
-        match DirBuilder::new().mode(0o700).create(&path) {
-            Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                let alive = is_held(&path.join("lock"));
-                return Err(StateError::NameTaken { name: record.name.clone(), alive });
-            }
-            Err(error) => return Err(at(&path)(error)),
+        let (new, path) = (self.path.join(NEW), self.path.join(record.name.as_ref()));
+        if path.symlink_metadata().is_ok() {
+            let alive = lock::is_held(&path);
+            return Err(StateError::NameTaken { name: record.name.clone(), alive });
         }
-        let fill = || {
-            let lock = hold(&path.join("lock"))?;
-            let dir = Dir::open(&self.path, record.name.clone())?;
+        let make = || {
+            DirBuilder::new().mode(0o700).create(&new).map_err(at(&new))?;
+            let held = Held::take(&new).map_err(at(&new))?;
+            let dir = Dir::open(&self.path, record.name.clone(), NEW)?;
+            if let Some(cgroup) = record.oci.as_ref().and_then(|oci| oci.cgroup.as_ref()) {
+                symlink(cgroup, dir.cgroup_path()).map_err(at(&new))?;
+            }
             dir.write(record)?;
-            Ok(Claim { dir, lock })
+            fs::rename(&new, &path).map_err(at(&path))?;
+            Ok(Claim { dir: Dir { path, ..dir }, held })
         };
-        fill().inspect_err(|_| {
-            let _ = fs::remove_dir_all(&path);
+        make().inspect_err(|_| {
+            let _ = self.remove_halves();
         })
     }
 
@@ -197,22 +202,70 @@ impl Root {
         Ok(entries)
     }
 
-    /// Removes what an ended container left.
-    pub(crate) fn remove(&self, name: &Name) -> Result<(), StateError> {
+    /// Removes what an ended container left, after `first` has removed what must go before its name can
+    /// be used again. Of several who remove it one does; it is for them to hear who did not.
+    pub(crate) fn remove<E: From<StateError>>(
+        &self,
+        dir: &Dir,
+        first: impl FnOnce() -> Result<(), E>,
+    ) -> Result<bool, E> {
         let _turn = self.turn()?;
-        let path = self.path.join(name.as_ref());
-        if is_held(&path.join("lock")) {
-            return Err(StateError::Running { name: name.clone() });
+        if !dir.is_in_place() {
+            return Ok(false);
         }
-        remove_dir(&path)
+        if lock::is_held(&dir.path) {
+            return Err(StateError::Running { name: dir.name.clone() }.into());
+        }
+        first()?;
+        self.clear(&dir.path)?;
+        Ok(true)
+    }
+
+    /// Removes the directory of a container that never came to be: its supervisor does.
+    pub(crate) fn withdraw(&self, name: &Name) -> Result<(), StateError> {
+        let _turn = self.turn()?;
+        self.clear(&self.path.join(name.as_ref()))
+    }
+
+    /// Removes what was left by those who were killed while they made or removed a directory.
+    pub(crate) fn clear_halves(&self) -> Result<(), StateError> {
+        let _turn = self.turn()?;
+        self.remove_halves()
     }
 
     fn entry(&self, name: Name) -> Result<Entry, StateError> {
-        let dir = Dir::open(&self.path, name)?;
+        let dir = Dir::open(&self.path, name.clone(), name.as_ref())?;
         // Asked in this order, a container that ends meanwhile has its outcome in the record.
-        let alive = is_held(&dir.path.join("lock"));
+        let alive = lock::is_held(&dir.here());
         let record = dir.read();
+        // Removed while we looked.
+        if !dir.is_in_place() {
+            return Err(StateError::NotFound { word: name.to_string() });
+        }
         Ok(Entry { dir, record, alive })
+    }
+
+    /// Takes a directory's name from it and then all that is in it. Needs the turn.
+    fn clear(&self, path: &Path) -> Result<(), StateError> {
+        self.remove_halves()?;
+        match fs::rename(path, self.path.join(GONE)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(at(path)(error)),
+            _ => self.remove_halves(),
+        }
+    }
+
+    /// Needs the turn: nobody else is making or removing anything then.
+    fn remove_halves(&self) -> Result<(), StateError> {
+        for half in [NEW, GONE] {
+            let path = self.path.join(half);
+            match fs::remove_dir_all(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(at(&path)(error));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
     }
 
     /// Waits for our turn to make or remove directories; it is over when the file is dropped.
@@ -224,19 +277,12 @@ impl Root {
         Ok(lock)
     }
 
-    /// Removes what nobody wants and nobody holds. Needs the turn: a directory that is just being
-    /// made is not held yet.
+    /// Removes what nobody wants and nobody holds. Needs the turn.
     fn sweep(&self) -> Result<(), StateError> {
-        for entry in self.entries()? {
-            let unwanted = match &entry.record {
-                Ok(record) => record.remove,
-                Err(StateError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
-                    entry.dir.was_begun()
-                }
-                Err(_) => false,
-            };
-            if unwanted && !entry.alive {
-                remove_dir(&entry.dir.path)?;
+        self.remove_halves()?;
+        for Entry { dir, record, alive } in self.entries()? {
+            if !alive && record.is_ok_and(|record| record.remove) {
+                self.clear(&dir.path)?;
             }
         }
         Ok(())
@@ -246,14 +292,14 @@ impl Root {
 impl Claim {
     /// Leaves the exit code for those who wait for the lock.
     pub(crate) fn leave(&self, exit_code: u8) {
-        // Who waits and finds nothing says so.
-        let _ = (&self.lock).write_all(exit_code.to_string().as_bytes());
+        self.held.leave(exit_code);
     }
 }
 
 impl Dir {
-    fn open(root: &Path, name: Name) -> Result<Self, StateError> {
-        let path = root.join(name.as_ref());
+    /// The container called `name`, in `word` of the root.
+    fn open(root: &Path, name: Name, word: &str) -> Result<Self, StateError> {
+        let path = root.join(word);
         let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::PATH;
         match rustix::fs::open(&path, flags, Mode::empty()) {
             Ok(fd) => Ok(Self { name, path, fd }),
@@ -262,15 +308,22 @@ impl Dir {
         }
     }
 
+    /// It was not removed, and is not another one of its name.
+    fn is_in_place(&self) -> bool {
+        let same = |there: rustix::fs::Stat, here: rustix::fs::Stat| {
+            (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino)
+        };
+        matches!((stat(&self.path), fstat(&self.fd)), (Ok(there), Ok(here)) if same(there, here))
+    }
+
+    /// The directory by a path that is short, and stays its own when its name is another's.
+    fn here(&self) -> PathBuf {
+        PathBuf::from(format!("/proc/self/fd/{}", self.fd.as_raw_fd()))
+    }
+
     /// The container's name.
     pub(crate) fn name(&self) -> &Name {
         &self.name
-    }
-
-    /// It is the beginning of a container's directory, and not somebody's own.
-    fn was_begun(&self) -> bool {
-        self.path.join("lock").exists()
-            || fs::read_dir(&self.path).is_ok_and(|mut entries| entries.next().is_none())
     }
 
     /// Where the directory is.
@@ -281,45 +334,40 @@ impl Dir {
     /// The VM's socket, by a path that is short however long the root's is: a Unix socket's path has
     /// room for 108 bytes.
     pub(crate) fn socket_path(&self) -> PathBuf {
-        PathBuf::from(format!("/proc/self/fd/{}/vsock.sock", self.fd.as_raw_fd()))
-    }
-
-    /// Waits until the supervisor has ended, and gives the exit code it left; `None` if it was killed.
-    pub(crate) fn wait(&self) -> Result<Option<u8>, StateError> {
-        let path = self.path.join("lock");
-        let mut lock = File::open(&path).map_err(at(&path))?;
-        let shared = libc::flock { l_type: libc::F_RDLCK as libc::c_short, ..whole_file() };
-        fcntl(&lock, FcntlArg::F_OFD_SETLKW(&shared)).map_err(|error| at(&path)(error.into()))?;
-        let mut code = String::new();
-        (&mut lock).take(4).read_to_string(&mut code).map_err(at(&path))?;
-        Ok(code.parse().ok())
-    }
-
-    /// The supervisor's process number, if it listens.
-    pub(crate) fn supervisor_number(&self) -> Option<Pid> {
-        // Who listens is what the kernel remembers, not what a file says.
-        let client = UnixStream::connect(self.socket_path()).ok()?;
-        Some(rustix::net::sockopt::socket_peercred(&client).ok()?.pid)
-    }
-
-    /// The supervisor as a descriptor that is readable once it has ended; `None` if it has ended, or
-    /// has no VM yet.
-    pub(crate) fn supervisor(&self) -> Option<OwnedFd> {
-        let pid = self.supervisor_number()?;
-        let process = rustix::process::pidfd_open(pid, PidfdFlags::empty()).ok()?;
-        // Alive now, it was alive when its number was looked up: the number was not another's yet.
-        is_held(&self.path.join("lock")).then_some(process)
+        self.here().join("vsock.sock")
     }
 
     /// The socket for orders to the supervisor, by a short path as well.
     pub(crate) fn orders_path(&self) -> PathBuf {
-        PathBuf::from(format!("/proc/self/fd/{}/orders.sock", self.fd.as_raw_fd()))
+        self.here().join("orders.sock")
+    }
+
+    /// Its cgroup, if it was given one.
+    pub(crate) fn cgroup(&self) -> Option<PathBuf> {
+        fs::read_link(self.cgroup_path()).ok()
+    }
+
+    fn cgroup_path(&self) -> PathBuf {
+        self.here().join("cgroup")
+    }
+
+    /// Waits until the supervisor has ended, and gives the exit code it left; `None` if it was killed.
+    pub(crate) fn wait(&self) -> Result<Option<u8>, StateError> {
+        lock::wait(&self.here()).map_err(at(&self.path))
+    }
+
+    /// The supervisor as a descriptor that is readable once it has ended; `None` if it has ended.
+    pub(crate) fn supervisor(&self) -> Option<OwnedFd> {
+        let pid = lock::holder(&self.here())?;
+        let process = rustix::process::pidfd_open(pid, PidfdFlags::empty()).ok()?;
+        // Alive now, it was alive when its number was looked up: the number was not another's yet.
+        lock::is_held(&self.here()).then_some(process)
     }
 
     /// Takes the sockets away that nobody answers at any more.
     pub(crate) fn remove_sockets(&self) -> Result<(), StateError> {
         for name in ["vsock.sock", "orders.sock"] {
-            let path = self.path.join(name);
+            let path = self.here().join(name);
             match fs::remove_file(&path) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
                     return Err(at(&path)(error));
@@ -337,55 +385,21 @@ impl Dir {
 
     /// Writes the record down, whole or not at all.
     pub(crate) fn write(&self, record: &Record) -> Result<(), StateError> {
-        let (path, new) = (self.path.join("state.json"), self.path.join("state.json.new"));
+        let (path, new) = (self.path.join("state.json"), self.here().join("state.json.new"));
         let json = serde_json::to_vec(record).map_err(io::Error::from).map_err(at(&path))?;
         File::create(&new)
             .and_then(|mut file| file.write_all(&json))
-            .and_then(|()| fs::rename(&new, &path))
+            .and_then(|()| fs::rename(&new, self.here().join("state.json")))
             .map_err(at(&path))
     }
 
     fn read(&self) -> Result<Record, StateError> {
         let path = self.path.join("state.json");
         let mut json = Vec::new();
-        File::open(&path)
+        File::open(self.here().join("state.json"))
             .and_then(|file| file.take(MAX_RECORD_BYTES).read_to_end(&mut json))
             .map_err(at(&path))?;
         Record::parse(&json, &self.name).map_err(|source| StateError::Corrupt { path, source })
-    }
-}
-
-/// Removes a directory that may be gone already.
-pub(crate) fn remove_dir(path: &Path) -> Result<(), StateError> {
-    match fs::remove_dir_all(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(at(path)(error)),
-        _ => Ok(()),
-    }
-}
-
-/// Takes the lock at `path`, which nobody else can have: its directory was just made.
-fn hold(path: &Path) -> Result<File, StateError> {
-    let file = File::create_new(path).map_err(at(path))?;
-    fcntl(&file, FcntlArg::F_OFD_SETLK(&whole_file())).map_err(|error| at(path)(error.into()))?;
-    Ok(file)
-}
-
-/// Somebody holds the lock at `path`.
-fn is_held(path: &Path) -> bool {
-    let Ok(file) = File::open(path) else { return false };
-    // A shared lock is in the way of an exclusive one only, which nobody but a supervisor has.
-    let mut asked = libc::flock { l_type: libc::F_RDLCK as libc::c_short, ..whole_file() };
-    fcntl(&file, FcntlArg::F_OFD_GETLK(&mut asked)).is_ok()
-        && i32::from(asked.l_type) != libc::F_UNLCK
-}
-
-fn whole_file() -> libc::flock {
-    libc::flock {
-        l_type: libc::F_WRLCK as libc::c_short,
-        l_whence: libc::SEEK_SET as libc::c_short,
-        l_start: 0,
-        l_len: 0,
-        l_pid: 0,
     }
 }
 

@@ -16,7 +16,7 @@ use crate::relay::Front;
 use crate::sandbox::connect;
 use crate::session::{Session, SessionError};
 use crate::signals::Signals;
-use crate::state::record::Record;
+use crate::state::record::{Record, Status};
 use crate::state::{Dir, Entry, StateError};
 use crate::timeline::Timeline;
 
@@ -39,6 +39,14 @@ pub(crate) enum VisitError {
     NotRunning {
         /// Its name.
         name: String,
+    },
+    /// It is not at a point where its guest could hear anything.
+    #[error("container {name} is {status}")]
+    Deaf {
+        /// Its name.
+        name: String,
+        /// How far it is.
+        status: Status,
     },
     /// Its record is not believed.
     #[error(transparent)]
@@ -84,6 +92,11 @@ impl Visited {
             return Err(VisitError::NotRunning { name: entry.dir.name().to_string() });
         }
         Ok(Self { record: entry.record?, dir: entry.dir })
+    }
+
+    /// A container of which all is known already.
+    pub(crate) fn of(dir: Dir, record: Record) -> Self {
+        Self { dir, record }
     }
 
     /// Runs a process more in it, with our standard streams, and gives back its exit code.
@@ -165,6 +178,11 @@ impl Visited {
     }
 
     fn session(&self) -> Result<Session, VisitError> {
+        if let Some(status @ (Status::Creating | Status::Paused)) =
+            self.record.oci.as_ref().map(|oci| oci.status)
+        {
+            return Err(VisitError::Deaf { name: self.name(), status });
+        }
         let stream = dial::dial(&self.dir, proto::SESSION_PORT, b"")
             .and_then(dial::Dialling::connected)
             .map_err(|source| VisitError::Dial { name: self.name(), source })?;

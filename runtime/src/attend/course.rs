@@ -9,7 +9,7 @@ use proto::spec::Stdio;
 use proto::stream::Stream;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::{AttendError, Attendance, Wish};
+use super::{AttendError, Attendance, Wish, streams_of};
 use crate::dial::DialError;
 use crate::exit::Failure;
 use crate::orders::{Order, Ordered};
@@ -47,6 +47,7 @@ enum Source {
     Reports,
     Session,
     Orders,
+    Caller,
     Signals,
     Output,
     VmEnd,
@@ -123,6 +124,7 @@ where
                     Source::Reports => self.note_reports(phase),
                     Source::Session => self.hear(phase)?,
                     Source::Orders => self.take_order(phase)?,
+                    Source::Caller => return Err(AttendError::Unwanted),
                     Source::Signals => self.pass_signals(phase)?,
                     Source::Output => self.output_is_drained(phase),
                     Source::VmEnd => self.bury_vm(phase),
@@ -139,10 +141,11 @@ where
     fn wait(&self) -> Result<Vec<Source>, AttendError> {
         let vm = self.attendance.vm.as_deref().filter(|_| self.vm_open);
         let held = self.attendance.held.as_ref();
-        let sources: [(Source, Option<BorrowedFd<'_>>); 6] = [
+        let sources: [(Source, Option<BorrowedFd<'_>>); 7] = [
             (Source::Reports, vm.map(Vm::reports)),
             (Source::Session, self.session_open.then_some(self.attendance.session.as_fd())),
             (Source::Orders, held.map(|held| held.orders.as_fd())),
+            (Source::Caller, held.and_then(|held| held.caller.as_ref()).map(AsFd::as_fd)),
             (Source::Signals, Some(self.attendance.signals.as_fd())),
             (Source::Output, self.relays.as_ref().map(|relays| relays.drained.as_fd())),
             (Source::VmEnd, vm.map(Vm::end)),
@@ -302,6 +305,7 @@ where
             (order, phase) => {
                 ordered.answer(Err(cannot(match order {
                     Order::Start => "was started already",
+                    Order::Pause if self.paused => "is paused already",
                     Order::Pause => "is not running",
                     Order::Resume => "is not paused",
                 })));
@@ -326,7 +330,11 @@ where
 
     fn reach(&mut self, status: Status) -> Result<(), AttendError> {
         match &mut self.attendance.held {
-            Some(held) => Ok((held.reached)(status)?),
+            Some(held) => {
+                // Created or further, it has a name by which others find it.
+                held.caller = None;
+                (held.reached)(status)
+            }
             None => Ok(()),
         }
     }
@@ -393,14 +401,5 @@ where
             Phase::Draining { end } => Phase::Draining { end },
             _ => Phase::Draining { end: Err(vm.ended().into()) },
         }
-    }
-}
-
-/// The streams a process has, in the order they are connected.
-fn streams_of(stdio: Stdio) -> &'static [Stream] {
-    match stdio {
-        Stdio::Terminal { .. } => &[Stream::Terminal],
-        Stdio::Pipes { stdin: true, .. } => &[Stream::Stdin, Stream::Stdout, Stream::Stderr],
-        Stdio::Pipes { stdin: false, .. } => &[Stream::Stdout, Stream::Stderr],
     }
 }

@@ -73,7 +73,7 @@ fn kill_bundled(
         Status::Paused => return Err(DeafError::Paused(name.to_owned()).into()),
         Status::Creating | Status::Created | Status::Running => {}
     }
-    match Visited::new(entry)?.signal(signal, all) {
+    match Visited::new(root.find(name)?)?.signal(signal, all) {
         // It has ended meanwhile.
         Err(_) if !root.find(name)?.alive => Err(DeafError::Stopped.into()),
         end => Ok(end.map(|()| 0)?),

@@ -1,7 +1,7 @@
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
-use super::oci::processes;
+use super::oci::{FAILED, processes};
 use super::{ago, table};
 use crate::exit::Failure;
 use crate::settings::Settings;
@@ -52,7 +52,8 @@ struct Row {
 impl Ps {
     pub(super) fn call(self, settings: &Settings) -> Result<u8, Failure> {
         if let Some(name) = &self.name {
-            return processes(settings, name, self.format == Format::Json);
+            let end = processes(settings, name, self.format == Format::Json);
+            return end.map_err(|failure| Failure { code: FAILED, ..failure });
         }
         let mut rows = Vec::new();
         for entry in Root::open(&settings.root)?.entries()? {

@@ -3,7 +3,7 @@ use clap::Args;
 use super::oci;
 use crate::exit::Failure;
 use crate::settings::Settings;
-use crate::state::Root;
+use crate::state::{Root, StateError};
 use crate::visit::Visited;
 
 /// Remove ended containers.
@@ -27,11 +27,10 @@ impl Rm {
                 println!("{word}");
                 continue;
             }
-            let name = entry.dir.name().clone();
             if entry.alive && self.force {
-                Visited::new(entry)?.end(None)?;
+                Visited::new(root.find(word)?)?.end(None)?;
             }
-            root.remove(&name)?;
+            root.remove(&entry.dir, || Ok::<_, StateError>(()))?;
             println!("{word}");
         }
         Ok(0)

@@ -252,23 +252,22 @@ fn create(
     let signals = Signals::catch()?;
     let running = claimed.boot(&timeline)?;
     let (tell, told) = mpsc::channel();
+    let (answer, answered) = mpsc::channel();
+    let asked = caller.as_ref().ok_or(SuperviseError::CallerGone)?.try_clone()?;
     let attending = thread::spawn(move || {
-        let created = move || {
-            // Whoever should hear it waits below.
-            let _ = tell.send(());
-        };
+        // Whoever should hear it waits below, and knows who else has.
+        let created = move || tell.send(()).is_ok() && answered.recv().unwrap_or(false);
         let front = Front::Caller { interactive: true };
-        (running.attend_held(front, &signals, &timeline, created), timeline)
+        (running.attend_held(front, &signals, &timeline, asked, created), timeline)
     });
     if told.recv().is_ok() {
-        if let Err(error) = view.enter() {
-            // A container into which others would copy the host's files is not handed out.
-            let failure = Failure::of(&SuperviseError::View(error));
-            let _ = caller.take().map(|caller| say(&caller, &Told::Failed(failure)));
-            std::process::exit(1);
-        }
-        // A caller that is gone does not hear of it, and finds it when it asks.
-        let _ = caller.take().map(|caller| say(&caller, &Told::Done));
+        // A container into which others would copy the host's files is not handed out.
+        let word = match view.enter() {
+            Ok(()) => Told::Done,
+            Err(error) => Told::Failed(Failure::of(&SuperviseError::View(error))),
+        };
+        let heard = caller.take().is_some_and(|caller| say(&caller, &word).is_ok());
+        let _ = answer.send(heard && matches!(word, Told::Done));
     }
     let (end, timeline) = attending.join().map_err(|_| SuperviseError::Silent)?;
     if let Some(path) = &settings.timeline {

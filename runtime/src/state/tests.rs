@@ -16,6 +16,10 @@ fn record(name: &str, bits: u8) -> Record {
     Record::new(Id::from_bits([bits; 32]), name.parse().unwrap(), "demo".to_owned(), process)
 }
 
+fn remove(root: &Root, dir: &Dir) -> Result<bool, StateError> {
+    root.remove(dir, || Ok(()))
+}
+
 fn root() -> (tempfile::TempDir, Root) {
     let dir = tempfile::tempdir().unwrap();
     let root = Root::open(&dir.path().join("deep/microvm")).unwrap();
@@ -49,11 +53,15 @@ fn a_second_container_of_a_name_is_refused_while_the_first_runs_and_after() {
 fn a_running_container_is_not_removed_and_an_ended_one_is() {
     let (_dir, root) = root();
     let claim = root.claim(&record("web", 1)).unwrap();
-    let name = claim.dir.name().clone();
-    assert!(matches!(root.remove(&name), Err(StateError::Running { .. })));
+    let dir = root.find("web").unwrap().dir;
+    assert!(matches!(remove(&root, &dir), Err(StateError::Running { .. })));
     drop(claim);
-    root.remove(&name).unwrap();
+    let another = root.find("web").unwrap().dir;
+    assert!(remove(&root, &dir).unwrap());
     assert!(matches!(root.find("web"), Err(StateError::NotFound { .. })));
+    let _next = root.claim(&record("web", 2)).unwrap();
+    assert!(!remove(&root, &another).unwrap(), "the next one of its name is another");
+    assert!(root.find("web").unwrap().alive);
 }
 
 #[test]
@@ -67,8 +75,12 @@ fn what_a_killed_supervisor_left_is_swept_if_nobody_wanted_to_keep_it() {
     drop(root.claim(&unwanted("unwanted", 1)).unwrap());
     drop(root.claim(&record("kept", 2)).unwrap());
     let running = root.claim(&unwanted("running", 3)).unwrap();
-    fs::create_dir(root.path().join("half-made")).unwrap();
+    for half in [NEW, GONE] {
+        fs::create_dir(root.path().join(half)).unwrap();
+        fs::write(root.path().join(half).join("lock"), "").unwrap();
+    }
     let next = root.claim(&record("next", 4)).unwrap();
+    assert!(!root.path().join(NEW).exists() && !root.path().join(GONE).exists());
     let names: Vec<_> =
         root.entries().unwrap().iter().map(|entry| entry.dir.name().to_string()).collect();
     assert_eq!(names, ["kept", "next", "running"]);
@@ -109,7 +121,7 @@ fn a_record_someone_edited_is_named_and_never_believed() {
             other => panic!("{other}"),
         }
     }
-    root.remove(&"web".parse().unwrap()).unwrap();
+    assert!(remove(&root, &root.find("web").unwrap().dir).unwrap());
 }
 
 #[test]
@@ -143,13 +155,12 @@ fn who_waits_for_a_container_learns_its_exit_code_even_if_nothing_else_is_left()
 }
 
 #[test]
-fn the_supervisor_of_a_container_is_whoever_listens_for_it() {
+fn the_supervisor_of_a_container_is_whoever_holds_it() {
     let (_dir, root) = root();
     let claim = root.claim(&record("web", 1)).unwrap();
     let entry = root.find("web").unwrap();
-    assert!(entry.dir.supervisor().is_none());
-    let _listener = UnixListener::bind(claim.dir.socket_path()).unwrap();
-    assert!(entry.dir.supervisor().is_some());
+    let us = lock::holder(&entry.dir.here());
+    assert_eq!(us, Some(rustix::process::getpid()));
     drop(claim);
     assert!(entry.dir.supervisor().is_none(), "its lock is free");
 }

@@ -1,13 +1,13 @@
 use clap::Args;
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::process::{Signal, getpid, pidfd_send_signal};
+use rustix::process::{Signal, pidfd_send_signal};
 
 use crate::exit::Failure;
-use crate::oci::state::Known;
+use crate::oci::state::{Known, State};
 use crate::oci::{cgroup, hooks};
 use crate::settings::Settings;
 use crate::state::record::Status;
-use crate::state::{Entry, Root, StateError};
+use crate::state::{Dir, Root, StateError};
 use crate::visit::Visited;
 
 /// Delete a container that has ended or was never started.
@@ -38,50 +38,50 @@ impl Delete {
 pub(in crate::cli) fn delete(settings: &Settings, id: &str, force: bool) -> Result<(), Failure> {
     let root = Root::open(&settings.root)?;
     let entry = match root.find(id) {
-        Err(StateError::NotFound { .. }) if force => return Ok(()),
+        // Of one whose deletion was killed on the way something may be left without a name.
+        Err(StateError::NotFound { .. }) if force => return Ok(root.clear_halves()?),
         found => found?,
     };
-    let name = entry.dir.name().clone();
     if entry.record.is_err() && force {
         // What is written about it cannot be read; what is alive of it can be found.
-        let place = entry.dir.supervisor_number().map(cgroup::of);
-        end_at_once(&entry)?;
-        if let Some(place) = place.filter(|place| *place != cgroup::of(getpid())) {
-            // One that it shares with others is busy, and stays.
-            let _ = cgroup::remove(&place);
-        }
-        return Ok(root.remove(&name)?);
+        end_at_once(&entry.dir)?;
+        return remove(&root, &entry.dir).map(drop);
     }
-    let alive = entry.alive;
-    let known = Known::new(entry)?;
-    if alive {
-        if !force && known.status != Status::Created {
-            return Err(NotStopped { id: id.to_owned(), status: known.status }.into());
-        }
-        match (known.status, Visited::new(root.find(id)?)) {
-            // A guest that is stopped hears no signal.
-            (Status::Paused | Status::Creating, _) => end_at_once(&root.find(id)?)?,
-            (_, Ok(container)) => container.end(None)?,
-            // It has ended meanwhile.
-            (_, Err(_)) => {}
-        }
+    let Known { dir, record, oci, status } = Known::new(entry)?;
+    if !force && !matches!(status, Status::Created | Status::Stopped) {
+        return Err(NotStopped { id: id.to_owned(), status }.into());
     }
-    if let Some(place) = &known.oci.cgroup {
-        cgroup::remove(place)?;
+    let container = Visited::of(dir, record);
+    match status {
+        Status::Stopped => {}
+        // A guest that is stopped hears no signal.
+        Status::Paused | Status::Creating => end_at_once(container.dir())?,
+        Status::Created | Status::Running => container.end(None)?,
     }
-    root.remove(&name)?;
-    let gone = Known { status: Status::Stopped, ..known };
-    for hook in &gone.oci.poststop {
+    if !remove(&root, container.dir())? {
+        // Somebody else was first.
+        let gone = StateError::NotFound { word: id.to_owned() };
+        return if force { Ok(()) } else { Err(gone.into()) };
+    }
+    let gone = State::new(&container.record, &oci, Status::Stopped);
+    for hook in &oci.poststop {
         // The container is gone whatever they make of it (runtime specification, "Lifecycle").
-        if let Err(error) = hooks::run(std::slice::from_ref(hook), &gone.state()) {
+        if let Err(error) = hooks::run(std::slice::from_ref(hook), &gone) {
             eprintln!("microvm: warning: {}", Failure::of(&error).message);
         }
     }
     Ok(())
 }
 
-fn end_at_once(entry: &Entry) -> Result<(), Failure> {
-    let Some(supervisor) = entry.dir.supervisor() else { return Ok(()) };
+/// Removes what an ended container has on the host. Its cgroup goes first: whoever makes another
+/// container of this name gets one of its own.
+fn remove(root: &Root, dir: &Dir) -> Result<bool, Failure> {
+    let place = dir.cgroup();
+    root.remove(dir, || Ok(place.map_or(Ok(()), |place| cgroup::remove(&place))?))
+}
+
+fn end_at_once(dir: &Dir) -> Result<(), Failure> {
+    let Some(supervisor) = dir.supervisor() else { return Ok(()) };
     let _ = pidfd_send_signal(&supervisor, Signal::KILL);
     poll(&mut [PollFd::new(&supervisor, PollFlags::IN)], None)?;
     Ok(())

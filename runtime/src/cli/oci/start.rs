@@ -3,9 +3,11 @@ use clap::Args;
 use super::known;
 use crate::exit::Failure;
 use crate::oci::hooks;
+use crate::oci::state::State;
 use crate::orders::{Order, order};
 use crate::settings::Settings;
 use crate::state::record::Status;
+use crate::visit::Visited;
 
 /// Let the process of a created container go.
 #[derive(Args, Debug)]
@@ -35,12 +37,10 @@ pub(super) fn start(settings: &Settings, id: &str) -> Result<(), Failure> {
         return Err(NotCreated { id: id.to_owned(), status: before.status }.into());
     }
     order(&before.dir, Order::Start)?;
-    let after = known(settings, id)?;
-    if let Err(error) = hooks::run(&before.oci.poststart, &after.state()) {
+    let state = State::new(&before.record, &before.oci, Status::Running);
+    if let Err(error) = hooks::run(&before.oci.poststart, &state) {
         // As runc has it: who wanted to know could not be told, so it does not go on.
-        if let Ok(container) = super::visited(settings, id) {
-            container.end(None)?;
-        }
+        Visited::of(before.dir, before.record).end(None)?;
         return Err(error.into());
     }
     Ok(())

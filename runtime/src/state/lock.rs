@@ -1,0 +1,76 @@
+//! The locks that say whether a supervisor is alive, and which process it is.
+//!
+//! They tell the truth whatever happens: the kernel lets go of them when the supervisor dies. `lock` is
+//! an open-file-description lock, because that kind can be asked about without being taken and does not
+//! end when somebody in the same process closes the file. `supervisor` is a record lock of the older
+//! kind, of which the kernel knows the process; nobody opens it in that process again.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::path::Path;
+
+use nix::fcntl::{FcntlArg, fcntl};
+use nix::libc;
+use rustix::process::Pid;
+
+/// The locks of one container's directory, held.
+#[derive(Debug)]
+pub(super) struct Held {
+    lock: File,
+    _supervisor: File,
+}
+
+impl Held {
+    /// Takes the locks in `directory`, which nobody else can have: it was just made.
+    pub(super) fn take(directory: &Path) -> io::Result<Self> {
+        let lock = File::create_new(directory.join("lock"))?;
+        fcntl(&lock, FcntlArg::F_OFD_SETLK(&whole_file(libc::F_WRLCK)))?;
+        let supervisor = File::create_new(directory.join("supervisor"))?;
+        fcntl(&supervisor, FcntlArg::F_SETLK(&whole_file(libc::F_WRLCK)))?;
+        Ok(Self { lock, _supervisor: supervisor })
+    }
+
+    /// Leaves the exit code for those who wait.
+    pub(super) fn leave(&self, exit_code: u8) {
+        // Who waits and finds nothing says so.
+        let _ = (&self.lock).write_all(exit_code.to_string().as_bytes());
+    }
+}
+
+/// Waits until nobody holds `directory`, and gives the exit code that was left there.
+pub(super) fn wait(directory: &Path) -> io::Result<Option<u8>> {
+    let mut lock = File::open(directory.join("lock"))?;
+    fcntl(&lock, FcntlArg::F_OFD_SETLKW(&whole_file(libc::F_RDLCK)))?;
+    let mut code = String::new();
+    (&mut lock).take(4).read_to_string(&mut code)?;
+    Ok(code.parse().ok())
+}
+
+/// Somebody holds `directory`.
+pub(super) fn is_held(directory: &Path) -> bool {
+    in_the_way(&directory.join("lock")).is_some()
+}
+
+/// The process that holds `directory`.
+pub(super) fn holder(directory: &Path) -> Option<Pid> {
+    Pid::from_raw(in_the_way(&directory.join("supervisor"))?.l_pid)
+}
+
+/// The lock on the file at `path` that is in the way of a shared one: an exclusive one, which nobody but a
+/// supervisor has.
+fn in_the_way(path: &Path) -> Option<libc::flock> {
+    let file = File::open(path).ok()?;
+    let mut asked = whole_file(libc::F_RDLCK);
+    fcntl(&file, FcntlArg::F_OFD_GETLK(&mut asked)).ok()?;
+    (i32::from(asked.l_type) != libc::F_UNLCK).then_some(asked)
+}
+
+fn whole_file(kind: libc::c_int) -> libc::flock {
+    libc::flock {
+        l_type: kind as libc::c_short,
+        l_whence: libc::SEEK_SET as libc::c_short,
+        l_start: 0,
+        l_len: 0,
+        l_pid: 0,
+    }
+}
