@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Instant;
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -63,6 +64,19 @@ impl Bundle {
         let mut spec: Value = serde_json::from_reader(File::open(&path).unwrap()).unwrap();
         change(&mut spec);
         fs::write(path, serde_json::to_vec_pretty(&spec).unwrap()).unwrap();
+    }
+
+    /// Waits for a file that the guest writes into the root, and gives back what is in it.
+    #[track_caller]
+    pub fn wait_for(&self, file: &str) -> String {
+        let (path, begun) = (self.root().join(file), Instant::now());
+        loop {
+            match fs::read_to_string(&path) {
+                Ok(text) if !text.is_empty() => return text,
+                _ => assert!(begun.elapsed().as_secs() < 300, "{file} never came"),
+            }
+            std::thread::yield_now();
+        }
     }
 
     /// Adds a mount of the host's `source`.

@@ -124,21 +124,7 @@ impl House {
 
     /// Process ids of everything this story started that is still there.
     pub fn processes(&self) -> Vec<(Pid, String)> {
-        let mark = format!("{MARK}={}", self.mark);
-        let mut found = Vec::new();
-        for entry in fs::read_dir("/proc").unwrap().flatten() {
-            let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
-                continue;
-            };
-            // A process that ends while it is looked at is gone, which is what is asked.
-            let environment = fs::read(entry.path().join("environ")).unwrap_or_default();
-            if environment.split(|&byte| byte == 0).any(|variable| variable == mark.as_bytes()) {
-                let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
-                let line = String::from_utf8_lossy(&line).replace('\0', " ");
-                found.push((Pid::from_raw(pid).unwrap(), line));
-            }
-        }
-        found
+        marked(|mark| mark == self.mark)
     }
 
     /// The one process of this story whose command line contains `word`.
@@ -231,6 +217,37 @@ impl Running {
         writer.join().unwrap();
         outcome
     }
+}
+
+/// Every process on whose mark `is_meant`, with its command line.
+fn marked(is_meant: impl Fn(&str) -> bool) -> Vec<(Pid, String)> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc").unwrap().flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
+            continue;
+        };
+        // A process that ends while it is looked at is gone, which is what is asked.
+        let environment = fs::read(entry.path().join("environ")).unwrap_or_default();
+        let environment = String::from_utf8_lossy(&environment);
+        let mut marks =
+            environment.split('\0').filter_map(|it| it.strip_prefix(MARK)?.strip_prefix('='));
+        if marks.any(&is_meant) {
+            let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+            let line = String::from_utf8_lossy(&line).replace('\0', " ");
+            found.push((Pid::from_raw(pid).unwrap(), line));
+        }
+    }
+    found
+}
+
+/// Kills every process of every story told here, and gives back what they were.
+pub fn end_everybody() -> Vec<(Pid, String)> {
+    let ours = format!("{}-", std::process::id());
+    let all = marked(|mark| mark.starts_with(&ours));
+    for (pid, _) in &all {
+        let _ = kill_process(*pid, Signal::KILL);
+    }
+    all
 }
 
 fn finish(child: Child) -> Outcome {

@@ -9,22 +9,37 @@
 //! runner counts each as ignored.
 
 mod bundle;
+mod engine;
 mod guest;
 mod house;
+mod stepper;
 mod terminal;
 
 pub use bundle::Bundle;
 pub use guest::{initramfs_of_this_program, kernel_of_instructions};
-pub use house::{House, Outcome, Running, clear_store};
+pub use house::{House, Outcome, Running, clear_store, end_everybody};
+pub use stepper::{Step, Way, kill_at};
 pub use terminal::Terminal;
 
 use std::env;
 use std::path::PathBuf;
 use std::process::Command;
+use std::time::Duration;
 
 /// The `microvm` file under test, from `MICROVM`.
 pub fn program() -> Option<PathBuf> {
     env::var_os("MICROVM").map(PathBuf::from)
+}
+
+/// Whether stories that go on and on do so for as long as they should, from `MICROVM_SOAK`: it takes an
+/// hour. Without it they go on for a while.
+pub fn soaks() -> bool {
+    env::var_os("MICROVM_SOAK").is_some()
+}
+
+/// The longest a story can take.
+pub fn longest() -> Duration {
+    Duration::from_secs(60 * if soaks() { 60 } else { 10 })
 }
 
 /// The first of `tools` that is not on this machine.

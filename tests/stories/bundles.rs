@@ -10,7 +10,7 @@ use std::path::Path;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use rustix::process::{Signal, kill_process};
 use serde_json::{Value, json};
-use tests::{Bundle, House, Outcome};
+use tests::{Bundle, House};
 
 crate::stories![
     a_bundle_runs_on_its_own_directory_and_its_code_is_ours,
@@ -29,45 +29,8 @@ crate::stories![
     fifty_processes_start_at_once,
 ];
 
-/// `microvm ARGS…` with its standard streams to nowhere, as engines create containers.
-#[track_caller]
-fn quietly(house: &House, args: &[&str]) -> Outcome {
-    let mut command = house.command(args);
-    let said = house.state().join("said");
-    let file = fs::File::create(&said).unwrap();
-    command.stdout(file.try_clone().unwrap()).stderr(file);
-    let code = command.status().unwrap().code().unwrap_or(-1);
-    let stderr = fs::read_to_string(&said).unwrap();
-    fs::remove_file(said).unwrap();
-    Outcome { code, stdout: vec![], stderr }
-}
-
 fn path(path: &Path) -> &str {
     path.to_str().unwrap()
-}
-
-#[track_caller]
-fn create(house: &House, bundle: &Bundle, name: &str) {
-    quietly(house, &["create", "--bundle", path(bundle.path()), name]).expect_code(0);
-}
-
-#[track_caller]
-fn status(house: &House, name: &str) -> String {
-    let state = house.call(["state", name]).expect_code(0);
-    let state: Value = serde_json::from_slice(&state.stdout).unwrap();
-    state["status"].as_str().unwrap().to_owned()
-}
-
-/// Waits for a file that the guest writes into the root.
-fn wait_for(file: &Path) -> String {
-    let begun = std::time::Instant::now();
-    loop {
-        match fs::read_to_string(file) {
-            Ok(text) if !text.is_empty() => return text,
-            _ => assert!(begun.elapsed().as_secs() < 300, "{} never came", file.display()),
-        }
-        std::thread::yield_now();
-    }
 }
 
 fn a_bundle_runs_on_its_own_directory_and_its_code_is_ours() {
@@ -90,18 +53,18 @@ fn a_container_is_created_started_and_deleted() {
     let bundle = Bundle::new(&["sh", "-c", "echo here > /came; while :; do sleep 1; done"]);
     let pid_file = bundle.path().join("pid");
     let created = ["create", "-b", path(bundle.path()), "--pid-file", path(&pid_file), "box"];
-    quietly(&house, &created).expect_code(0);
-    assert_eq!(status(&house, "box"), "created");
+    house.quietly(&created).expect_code(0);
+    assert_eq!(house.status("box"), "created");
     assert!(!bundle.root().join("came").exists());
     let pid = fs::read_to_string(&pid_file).unwrap();
     let cgroup = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
     assert_eq!(cgroup, "0::/box\n");
-    let again = quietly(&house, &created).expect_code(1);
+    let again = house.quietly(&created).expect_code(1);
     assert!(again.stderr.contains("exists already"), "{}", again.stderr);
 
     house.call(["start", "box"]).expect_code(0);
-    assert_eq!(wait_for(&bundle.root().join("came")), "here\n");
-    assert_eq!(status(&house, "box"), "running");
+    assert_eq!(bundle.wait_for("came"), "here\n");
+    assert_eq!(house.status("box"), "running");
     house.call(["start", "box"]).expect_code(1);
     let list = house.call(["list", "--format", "json"]).expect_code(0);
     let list: Value = serde_json::from_slice(&list.stdout).unwrap();
@@ -123,12 +86,12 @@ fn a_container_is_created_started_and_deleted() {
 fn a_container_that_was_never_started_is_killed_and_deleted() {
     let house = House::new();
     let bundle = Bundle::new(&["touch", "/came"]);
-    create(&house, &bundle, "one");
+    house.create(&bundle, "one");
     house.call(["delete", "one"]).expect_code(0);
-    create(&house, &bundle, "two");
+    house.create(&bundle, "two");
     house.call(["kill", "two", "KILL"]).expect_code(0);
     house.call(["wait", "two"]);
-    assert_eq!(status(&house, "two"), "stopped");
+    assert_eq!(house.status("two"), "stopped");
     house.call(["start", "two"]).expect_code(1);
     house.call(["delete", "two"]).expect_code(0);
     assert!(!bundle.root().join("came").exists());
@@ -141,11 +104,11 @@ fn signals_reach_the_first_process_by_name_and_number() {
     let script = "trap 'echo one >> /heard' USR1; trap 'echo term >> /heard; exit 3' TERM; \
                   echo ready > /ready; while :; do sleep 0.1; done";
     let bundle = Bundle::new(&["sh", "-c", script]);
-    create(&house, &bundle, "box");
+    house.create(&bundle, "box");
     house.call(["start", "box"]).expect_code(0);
-    wait_for(&bundle.root().join("ready"));
+    bundle.wait_for("ready");
     house.call(["kill", "box", "SIGUSR1"]).expect_code(0);
-    assert_eq!(wait_for(&bundle.root().join("heard")), "one\n");
+    assert_eq!(bundle.wait_for("heard"), "one\n");
     house.call(["kill", "box", "10"]).expect_code(0);
     house.call(["kill", "box"]).expect_code(0);
     house.call(["wait", "box"]).expect_code(0);
@@ -158,7 +121,7 @@ fn signals_reach_the_first_process_by_name_and_number() {
 fn more_processes_join_a_container() {
     let house = House::new();
     let bundle = Bundle::new(&["sleep", "1000"]);
-    create(&house, &bundle, "box");
+    house.create(&bundle, "box");
     house.call(["start", "box"]).expect_code(0);
     let exec = |args: &[&str]| house.call([&["exec"], args].concat());
     let said = exec(&[
@@ -185,7 +148,7 @@ fn more_processes_join_a_container() {
     assert_eq!(exec(&["--process", path(&process), "box"]).expect_code(0).text(), "from a file\n");
     let pid_file = bundle.path().join("exec-pid");
     let detached = ["exec", "--detach", "--pid-file", path(&pid_file), "box", "touch", "/detached"];
-    quietly(&house, &detached).expect_code(0);
+    house.quietly(&detached).expect_code(0);
     assert!(fs::read_to_string(&pid_file).unwrap().parse::<u32>().unwrap() > 1);
     let pids = house.call(["ps", "--format", "json", "box"]).expect_code(0);
     let pids: Vec<u32> = serde_json::from_slice(&pids.stdout).unwrap();
@@ -200,13 +163,13 @@ fn a_paused_container_does_nothing_until_it_is_resumed() {
     let house = House::new();
     let script = "i=0; while :; do i=$((i+1)); echo $i > /count; done";
     let bundle = Bundle::new(&["sh", "-c", script]);
-    create(&house, &bundle, "box");
+    house.create(&bundle, "box");
     house.call(["resume", "box"]).expect_code(1);
     house.call(["start", "box"]).expect_code(0);
     let count = bundle.root().join("count");
-    wait_for(&count);
+    bundle.wait_for("count");
     house.call(["pause", "box"]).expect_code(0);
-    assert_eq!(status(&house, "box"), "paused");
+    assert_eq!(house.status("box"), "paused");
     let read = || fs::read(&count).unwrap();
     let before = read();
     // Time in which the guest would count on: another VM's whole life.
@@ -214,7 +177,7 @@ fn a_paused_container_does_nothing_until_it_is_resumed() {
     assert_eq!(read(), before);
     house.call(["pause", "box"]).expect_code(1);
     house.call(["resume", "box"]).expect_code(0);
-    assert_eq!(status(&house, "box"), "running");
+    assert_eq!(house.status("box"), "running");
     while read() == before || read().is_empty() {
         std::thread::yield_now();
     }
@@ -235,7 +198,7 @@ fn a_container_sees_its_limits_and_can_be_given_others() {
             "cpu": { "quota": 50_000, "period": 100_000 },
         });
     });
-    create(&house, &bundle, "box");
+    house.create(&bundle, "box");
     house.call(["start", "box"]).expect_code(0);
     let inside = |file: &str| {
         let file = format!("/sys/fs/cgroup/{file}");
@@ -290,7 +253,7 @@ fn hooks_run_at_their_moments_and_hear_the_state() {
     );
     bundle.edit(|spec| spec["hooks"] = hooks.into());
     let log = bundle.path().join("log");
-    create(&house, &bundle, "box");
+    house.create(&bundle, "box");
     let created =
         "prestart creating said\ncreateRuntime creating said\ncreateContainer creating said\n";
     assert_eq!(fs::read_to_string(&log).unwrap(), created);
@@ -315,7 +278,7 @@ fn a_hook_that_fails_ends_the_creation_and_leaves_nothing() {
     for moment in ["createRuntime", "createContainer"] {
         let hook = json!({ moment: [{ "path": "/bin/sh", "args": ["sh", "-c", words] }] });
         bundle.edit(|spec| spec["hooks"] = hook);
-        let refused = quietly(&house, &["create", "-b", path(bundle.path()), "box"]).expect_code(1);
+        let refused = house.quietly(&["create", "-b", path(bundle.path()), "box"]).expect_code(1);
         assert!(
             refused.stderr.contains("hook /bin/sh: exit status: 4: no room"),
             "{}",
@@ -324,7 +287,7 @@ fn a_hook_that_fails_ends_the_creation_and_leaves_nothing() {
     }
     let slow = json!({ "createRuntime": [{ "path": "/bin/sleep", "args": ["sleep", "1000"], "timeout": 1 }] });
     bundle.edit(|spec| spec["hooks"] = slow);
-    let refused = quietly(&house, &["create", "-b", path(bundle.path()), "box"]).expect_code(1);
+    let refused = house.quietly(&["create", "-b", path(bundle.path()), "box"]).expect_code(1);
     assert!(refused.stderr.contains("took longer than 1 seconds"), "{}", refused.stderr);
     assert!(!Path::new("/sys/fs/cgroup/box").exists());
     drop(bundle);
@@ -338,7 +301,7 @@ fn a_terminal_s_master_goes_to_the_console_socket() {
         spec["process"]["terminal"] = true.into();
         spec["process"]["consoleSize"] = json!({ "height": 31, "width": 91 });
     });
-    let without = quietly(&house, &["create", "-b", path(bundle.path()), "box"]).expect_code(1);
+    let without = house.quietly(&["create", "-b", path(bundle.path()), "box"]).expect_code(1);
     assert!(without.stderr.contains("--console-socket"), "{}", without.stderr);
     let socket = bundle.path().join("console");
     let listener = UnixListener::bind(&socket).unwrap();
@@ -356,7 +319,7 @@ fn a_terminal_s_master_goes_to_the_console_socket() {
         });
         fs::File::from(master.expect("a descriptor"))
     });
-    quietly(&house, &create).expect_code(0);
+    house.quietly(&create).expect_code(0);
     let mut master = receiver.join().unwrap();
     house.call(["start", "box"]).expect_code(0);
     master.write_all(b"stty size; test -t 0 && echo ter''minal; exit 5\n").unwrap();
@@ -400,7 +363,7 @@ fn what_cannot_be_done_is_refused_by_name() {
     let directory = path(bundle.path()).to_owned();
     let refused = |options: &[&str], thing: &str| {
         let words = [&["create", "-b", &directory], options, &["box"]].concat();
-        let outcome = quietly(&house, &words).expect_code(1);
+        let outcome = house.quietly(&words).expect_code(1);
         assert!(outcome.stderr.contains(thing), "{thing:?} is not named: {}", outcome.stderr);
         assert_eq!(outcome.stderr.lines().count(), 1, "{}", outcome.stderr);
     };
@@ -428,7 +391,7 @@ fn what_cannot_be_done_is_refused_by_name() {
         bundle.edit(|spec| spec[field] = before);
     }
     let words = ["--systemd-cgroup", "create", "-b", &directory, "box"];
-    assert!(quietly(&house, &words).expect_code(125).stderr.contains("--systemd-cgroup"));
+    assert!(house.quietly(&words).expect_code(125).stderr.contains("--systemd-cgroup"));
     house.call(["checkpoint", "box"]).expect_code(1);
     let log = bundle.path().join("log");
     let words = ["--log", path(&log), "--log-format", "json", "state", "nobody"];
@@ -446,7 +409,7 @@ fn whoever_is_killed_the_state_is_true_and_can_be_cleared() {
     let house = House::new();
     let bundle = Bundle::new(&["sleep", "1000"]);
     for victim in ["supervise-bundle", "microvm vmm", "microvm files"] {
-        create(&house, &bundle, "box");
+        house.create(&bundle, "box");
         house.call(["start", "box"]).expect_code(0);
         kill_process(house.process(victim), Signal::KILL).unwrap();
         if victim == "microvm files" {
@@ -455,10 +418,10 @@ fn whoever_is_killed_the_state_is_true_and_can_be_cleared() {
             continue;
         }
         house.call(["wait", "box"]);
-        assert_eq!(status(&house, "box"), "stopped", "after {victim}");
+        assert_eq!(house.status("box"), "stopped", "after {victim}");
         house.call(["delete", "--force", "box"]).expect_code(0);
     }
-    create(&house, &bundle, "box");
+    house.create(&bundle, "box");
     fs::write(house.state().join("box/state.json"), "{\"version\": 99}").unwrap();
     let corrupt = house.call(["state", "box"]).expect_code(1);
     assert!(corrupt.stderr.contains("box/state.json: version 99"), "{}", corrupt.stderr);
@@ -471,7 +434,7 @@ fn whoever_is_killed_the_state_is_true_and_can_be_cleared() {
 fn fifty_processes_start_at_once() {
     let house = House::new();
     let bundle = Bundle::new(&["sleep", "1000"]);
-    create(&house, &bundle, "box");
+    house.create(&bundle, "box");
     house.call(["start", "box"]).expect_code(0);
     let all: Vec<_> = (0..50)
         .map(|number| {

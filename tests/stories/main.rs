@@ -3,6 +3,7 @@
 //! The same file is the guest half of those that need one: started as process 1 it plays the part
 //! that `/story` names, and called `half` in a container the part that its argument names.
 
+mod at_once;
 mod bad_input;
 mod bundles;
 mod clients;
@@ -13,11 +14,17 @@ mod hostile_guest;
 mod shares;
 mod stdio;
 mod terminals;
+mod walk;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
 
 use libtest_mimic::{Arguments, Failed, Trial};
+
+/// The exit code when a story has hung, as `timeout` has it.
+const HUNG: i32 = 124;
 
 /// A story: its name says what a user would lose, the function tells it.
 type Story = (&'static str, fn());
@@ -41,6 +48,8 @@ const CHAPTERS: &[(&str, &[Story])] = &[
     ("crashes", crashes::STORIES),
     ("hostile_guest", hostile_guest::STORIES),
     ("bundles", bundles::STORIES),
+    ("at_once", at_once::STORIES),
+    ("walk", walk::STORIES),
     ("clients", clients::STORIES),
 ];
 
@@ -70,7 +79,7 @@ fn main() -> ExitCode {
         stories.iter().map(move |&(name, tell)| (format!("{chapter}::{name}"), tell, hindered))
     });
     let trials = stories.map(|(name, tell, hindered)| {
-        Trial::test(name, move || told(tell)).with_ignored_flag(hindered)
+        Trial::test(name.clone(), move || told(&name, tell)).with_ignored_flag(hindered)
     });
     let conclusion = libtest_mimic::run(&arguments, trials.collect());
     tests::clear_store();
@@ -78,9 +87,35 @@ fn main() -> ExitCode {
 }
 
 /// Turns a panic into the runner's failure; the panic's own message stands on standard error.
-fn told(tell: fn()) -> Result<(), Failed> {
+fn told(name: &str, tell: fn()) -> Result<(), Failed> {
+    let _over = Watchdog::over(name);
     catch_unwind(AssertUnwindSafe(tell)).map_err(|panic| {
         let text = panic.downcast_ref::<String>().map(String::as_str);
         text.or(panic.downcast_ref::<&str>().copied()).unwrap_or("panicked").into()
     })
+}
+
+/// Ends the stories when one takes so long that it will not end by itself: a thread that hangs cannot be
+/// ended for itself alone. Dropping it calls it off.
+struct Watchdog {
+    _over: mpsc::Sender<()>,
+}
+
+impl Watchdog {
+    fn over(story: &str) -> Self {
+        let (over, is_over) = mpsc::channel();
+        let story = story.to_owned();
+        let longest = tests::longest();
+        thread::spawn(move || {
+            if is_over.recv_timeout(longest) == Err(RecvTimeoutError::Timeout) {
+                let minutes = longest.as_secs() / 60;
+                eprintln!("\n{story} has not ended in {minutes} minutes; ended with it:");
+                for (pid, line) in tests::end_everybody() {
+                    eprintln!("  {pid} {line}");
+                }
+                std::process::exit(HUNG);
+            }
+        });
+        Self { _over: over }
+    }
 }
