@@ -57,7 +57,7 @@ struct Cli {
     /// How: text or json.
     #[arg(long, value_enum, default_value_t = LogFormat::Text)]
     log_format: LogFormat,
-    /// Not supported yet: cgroups are made by path.
+    /// Have systemd make cgroups: linux.cgroupsPath is SLICE:PREFIX:NAME.
     #[arg(long)]
     systemd_cgroup: bool,
     /// For other runtimes: true, false or auto.
@@ -72,11 +72,6 @@ enum LogFormat {
     Text,
     Json,
 }
-
-/// An option of other runtimes that this one does not have.
-#[derive(Debug, thiserror::Error)]
-#[error("--systemd-cgroup is not supported yet: linux.cgroupsPath is a path")]
-struct NoSystemd;
 
 #[derive(Subcommand, Debug)]
 enum Verb {
@@ -129,9 +124,6 @@ fn log_failure(path: &Path, format: LogFormat, failure: &Failure) -> io::Result<
 
 fn call(cli: Cli) -> Result<u8, Failure> {
     let settings = resolve(&cli)?;
-    if cli.systemd_cgroup {
-        return Err(NoSystemd.into());
-    }
     match cli.verb {
         Verb::Run(verb) => verb.call(settings),
         Verb::Exec(verb) => verb.call(&settings),
@@ -170,6 +162,7 @@ fn resolve(cli: &Cli) -> Result<Settings, Failure> {
         initramfs: named(&cli.initramfs, BootFile::Initramfs)?,
         debug: cli.debug,
         timeline: cli.timeline.as_deref().map(absolute::<&Path>).transpose()?,
+        systemd_cgroup: cli.systemd_cgroup,
     })
 }
 

@@ -21,6 +21,8 @@ pub(crate) struct Settings {
     pub(crate) debug: bool,
     /// Where to write the timeline.
     pub(crate) timeline: Option<PathBuf>,
+    /// systemd makes the cgroups of containers.
+    pub(crate) systemd_cgroup: bool,
 }
 
 /// Where state is kept when nobody says: a directory that is empty after a reboot.
@@ -172,6 +174,7 @@ mod tests {
             initramfs: None,
             debug: false,
             timeline: None,
+            systemd_cgroup: false,
         }
     }
 

@@ -6,7 +6,7 @@
 //! <root>/<name>/lock        held by the supervisor as long as it lives: this is "running"; who waits
 //!                           for the lock finds the exit code in the file, even of a removed container
 //! <root>/<name>/supervisor  held the same way, so that the kernel says which process that is
-//! <root>/<name>/cgroup      leads to its cgroup, if it has one, even when the record does not say
+//! <root>/<name>/cgroup      its cgroup, if it has one, even when the record does not say
 //! <root>/<name>/state.json  the record
 //! <root>/<name>/vsock.sock  the VM's socket, while there is a VM
 //! <root>/<name>/orders.sock where a bundle's supervisor takes orders, as long as it lives
@@ -21,7 +21,7 @@ pub(crate) mod record;
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, symlink};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, Mode, OFlags, flock, fstat, stat};
@@ -29,6 +29,7 @@ use rustix::process::PidfdFlags;
 
 use self::lock::Held;
 use self::record::{BadRecord, Name, Record};
+use crate::oci::cgroup::Group;
 
 /// The longest record worth reading: a frame's worth of process, and room.
 const MAX_RECORD_BYTES: u64 = 2 << 20;
@@ -150,7 +151,8 @@ impl Root {
             let held = Held::take(&new).map_err(at(&new))?;
             let dir = Dir::open(&self.path, record.name.clone(), NEW)?;
             if let Some(cgroup) = record.oci.as_ref().and_then(|oci| oci.cgroup.as_ref()) {
-                symlink(cgroup, dir.cgroup_path()).map_err(at(&new))?;
+                let json = serde_json::to_vec(cgroup).map_err(io::Error::from);
+                json.and_then(|json| fs::write(dir.cgroup_path(), json)).map_err(at(&new))?;
             }
             dir.write(record)?;
             fs::rename(&new, &path).map_err(at(&path))?;
@@ -343,8 +345,8 @@ impl Dir {
     }
 
     /// Its cgroup, if it was given one.
-    pub(crate) fn cgroup(&self) -> Option<PathBuf> {
-        fs::read_link(self.cgroup_path()).ok()
+    pub(crate) fn cgroup(&self) -> Option<Group> {
+        serde_json::from_slice(&fs::read(self.cgroup_path()).ok()?).ok()
     }
 
     fn cgroup_path(&self) -> PathBuf {

@@ -13,12 +13,14 @@ mod engine;
 mod guest;
 mod house;
 mod stepper;
+mod systemd;
 mod terminal;
 
 pub use bundle::Bundle;
 pub use guest::{initramfs_of_this_program, kernel_of_instructions};
 pub use house::{House, Outcome, Running, clear_store, end_everybody};
 pub use stepper::{Step, Way, kill_at};
+pub use systemd::Systemd;
 pub use terminal::Terminal;
 
 use std::env;

@@ -13,6 +13,7 @@ mod endings;
 mod hostile_guest;
 mod shares;
 mod stdio;
+mod systemd;
 mod terminals;
 mod walk;
 
@@ -51,6 +52,7 @@ const CHAPTERS: &[(&str, &[Story])] = &[
     ("at_once", at_once::STORIES),
     ("walk", walk::STORIES),
     ("clients", clients::STORIES),
+    ("systemd", systemd::STORIES),
 ];
 
 fn main() -> ExitCode {
@@ -74,8 +76,13 @@ fn main() -> ExitCode {
     if let Some(tool) = &missing {
         eprintln!("stories of clients cannot be told here: there is no {tool}");
     }
+    let no_systemd = !std::path::Path::new(tests::Systemd::PROGRAM).exists();
+    if no_systemd {
+        eprintln!("stories of systemd cannot be told here: it is not installed");
+    }
     let stories = CHAPTERS.iter().flat_map(|&(chapter, stories)| {
         let hindered = hindrance.is_some() || chapter == "clients" && missing.is_some();
+        let hindered = hindered || chapter == "systemd" && (missing.is_some() || no_systemd);
         stories.iter().map(move |&(name, tell)| (format!("{chapter}::{name}"), tell, hindered))
     });
     let trials = stories.map(|(name, tell, hindered)| {

@@ -3,7 +3,7 @@
 //! ```text
 //!   microvm create ──► supervisor (supervise.rs) ──► VM
 //!   reads nothing      reads config.json (bundle.rs), decides (plan.rs and its parts),
-//!   but answers        makes what the host has to make (cgroup.rs, namespace.rs, console.rs)
+//!   but answers        makes what the host has to make (cgroup/, namespace.rs, console.rs)
 //! ```
 //!
 //! The supervisor is what the caller sees as the container's process: its process number is the

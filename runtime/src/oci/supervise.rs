@@ -19,13 +19,14 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::bundle::Bundle;
+use super::cgroup::{self, Group};
 use super::console;
 use super::hooks;
 use super::plan;
 use super::resources::HOST_OVERHEAD_BYTES;
 use super::state::State;
 use super::view::View;
-use super::{cgroup, mounts, namespace};
+use super::{mounts, namespace};
 use crate::exit::Failure;
 use crate::platform::Platform;
 use crate::relay::Front;
@@ -192,14 +193,14 @@ fn create(
     console::judge(&decided.plan.container.process.stdio, console_socket, own_terminal)?;
     let root = Root::open(&settings.root)?;
     let platform = Platform::open(settings, &root)?;
-    let cgroup = cgroup::place(decided.cgroups_path.as_deref(), &name)?;
+    let cgroup = cgroup::decide(decided.cgroups_path.as_deref(), &name, settings.systemd_cgroup)?;
     let oci = Oci {
         status: Status::Creating,
         rootfs: decided.plan.shares[0].path.clone(),
         annotations: bundle.spec.annotations().clone().unwrap_or_default().into_iter().collect(),
         poststart: decided.hooks.poststart.clone(),
         poststop: decided.hooks.poststop.clone(),
-        cgroup: Some(cgroup.clone()),
+        cgroup: Some(cgroup.group.clone()),
         ram_bytes: decided.plan.ram_bytes,
         bundle: bundle.path,
     };
@@ -227,14 +228,13 @@ fn create(
         let most = claimed.ram_bytes() + HOST_OVERHEAD_BYTES;
         values.push(("memory.max".to_owned(), most.to_string()));
     }
-    let (place, home) = (cgroup.clone(), cgroup::of(rustix::process::getpid()));
+    let (group, home) = (cgroup.group.clone(), Group::of(rustix::process::getpid()));
     claimed.undo(move || {
         // Nobody can take away the ground he stands on.
-        let _ = cgroup::enter(&home);
-        let _ = cgroup::remove(&place);
+        let _ = home.enter();
+        let _ = group.remove();
     });
-    cgroup::make(&cgroup, &values)?;
-    cgroup::enter(&cgroup)?;
+    cgroup.join(&name, &values)?;
     namespace::enter(&decided.network)?;
     let record = claimed.record().clone();
     if !decided.hooks.create_runtime.is_empty() {

@@ -8,6 +8,8 @@ use std::str::FromStr;
 use proto::spec::{Hook, Process};
 use serde::{Deserialize, Serialize};
 
+use crate::oci::cgroup::Group;
+
 /// Version of [`Record`]'s shape. A record of another version is named, not guessed at.
 const VERSION: u32 = 1;
 
@@ -78,7 +80,7 @@ pub(crate) struct Oci {
     /// `hooks.poststop`.
     pub(crate) poststop: Vec<Hook>,
     /// Its cgroup on the host, to be removed with it.
-    pub(crate) cgroup: Option<PathBuf>,
+    pub(crate) cgroup: Option<Group>,
     /// Bytes of memory its VM has.
     pub(crate) ram_bytes: u64,
 }

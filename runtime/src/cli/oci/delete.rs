@@ -3,8 +3,8 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Signal, pidfd_send_signal};
 
 use crate::exit::Failure;
+use crate::oci::hooks;
 use crate::oci::state::{Known, State};
-use crate::oci::{cgroup, hooks};
 use crate::settings::Settings;
 use crate::state::record::Status;
 use crate::state::{Dir, Root, StateError};
@@ -76,8 +76,8 @@ pub(in crate::cli) fn delete(settings: &Settings, id: &str, force: bool) -> Resu
 /// Removes what an ended container has on the host. Its cgroup goes first: whoever makes another
 /// container of this name gets one of its own.
 fn remove(root: &Root, dir: &Dir) -> Result<bool, Failure> {
-    let place = dir.cgroup();
-    root.remove(dir, || Ok(place.map_or(Ok(()), |place| cgroup::remove(&place))?))
+    let cgroup = dir.cgroup();
+    root.remove(dir, || Ok(cgroup.map_or(Ok(()), |cgroup| cgroup.remove())?))
 }
 
 fn end_at_once(dir: &Dir) -> Result<(), Failure> {

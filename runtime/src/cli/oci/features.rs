@@ -149,7 +149,7 @@ impl Features {
             "linux": {
                 "namespaces": ["cgroup", "ipc", "mount", "network", "pid", "time", "user", "uts"],
                 "capabilities": CAPABILITIES,
-                "cgroup": { "v1": false, "v2": true, "systemd": false, "systemdUser": false, "rdma": false },
+                "cgroup": { "v1": false, "v2": true, "systemd": true, "systemdUser": false, "rdma": false },
                 "seccomp": {
                     "enabled": true,
                     "actions": ACTIONS,

@@ -8,8 +8,8 @@ use serde_json::{Map, Value, json};
 
 use super::{known, visited};
 use crate::exit::Failure;
+use crate::oci::bundle;
 use crate::oci::resources::{self, GUEST_OVERHEAD_BYTES};
-use crate::oci::{bundle, cgroup};
 use crate::plan::limit_bytes;
 use crate::settings::Settings;
 
@@ -90,8 +90,8 @@ impl Update {
         if vm_bytes > 0 && limits.memory_bytes.is_some_and(|bytes| bytes > most) {
             return Err(TooMuchMemory { id: self.id, vm_bytes, most }.into());
         }
-        if let Some(place) = &known.oci.cgroup {
-            cgroup::set(place, &limits.host)?;
+        if let Some(group) = &known.oci.cgroup {
+            group.set(&limits.host)?;
         }
         let name = container.record.name.to_string();
         container.ask(Request::WriteCgroup { container: name, values: limits.guest })?;

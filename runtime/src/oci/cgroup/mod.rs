@@ -1,6 +1,8 @@
 //! The VM's cgroup on the host: the supervisor, the VMM and the file server are in it, so that what a
 //! container takes of the host is counted and limited in one place, where podman and containerd look.
 
+mod systemd;
+
 use std::fs::{self, File};
 use std::io::{self, Read, Seek};
 use std::path::{Component, Path, PathBuf};
@@ -9,6 +11,9 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::statfs;
 use rustix::process::Pid;
 
+use serde::{Deserialize, Serialize};
+
+use self::systemd::{BusError, Unit};
 use super::resources::Values;
 use crate::state::record::Name;
 
@@ -33,6 +38,20 @@ pub(crate) enum CgroupError {
         /// The path.
         path: PathBuf,
     },
+    /// They are for another driver, or name no unit.
+    #[error("linux.cgroupsPath {words}, with --systemd-cgroup, is not SLICE.slice:PREFIX:NAME")]
+    Unit {
+        /// What should have been a unit.
+        words: String,
+    },
+    /// systemd does not do its part.
+    #[error("systemd, unit {unit}")]
+    Systemd {
+        /// The unit.
+        unit: String,
+        /// Why not.
+        source: BusError,
+    },
     /// The kernel refused.
     #[error("cgroup {}", path.display())]
     Io {
@@ -48,8 +67,88 @@ fn at(path: &Path) -> impl FnOnce(io::Error) -> CgroupError {
     move |source| CgroupError::Io { path, source }
 }
 
-/// Where the cgroup of a container is: at its path, or by its name at the top.
-pub(super) fn place(asked: Option<&Path>, name: &Name) -> Result<PathBuf, CgroupError> {
+/// A container's cgroup on the host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Group {
+    /// Its directory.
+    directory: PathBuf,
+    /// The unit it belongs to, if systemd made it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    unit: Option<String>,
+}
+
+/// A cgroup that is to be made.
+#[derive(Debug)]
+pub(super) struct Wanted {
+    pub(super) group: Group,
+    unit: Option<Unit>,
+}
+
+/// Decides where the cgroup of a container is: as systemd is asked to, at its path, or by its name at
+/// the top.
+pub(super) fn decide(
+    asked: Option<&Path>,
+    container: &Name,
+    by_systemd: bool,
+) -> Result<Wanted, CgroupError> {
+    let unit = by_systemd.then(|| Unit::new(asked, container)).transpose()?;
+    let directory = match &unit {
+        Some(unit) => Path::new(HIERARCHY).join(unit.path()),
+        None => place(asked, container)?,
+    };
+    let group = Group { directory, unit: unit.as_ref().map(|unit| unit.name.clone()) };
+    Ok(Wanted { group, unit })
+}
+
+impl Wanted {
+    /// Makes it, with this process in it, and sets `values`.
+    pub(super) fn join(&self, container: &Name, values: &Values) -> Result<(), CgroupError> {
+        let directory = &self.group.directory;
+        match &self.unit {
+            Some(unit) => unit
+                .start(container, values)
+                .map_err(|source| CgroupError::Systemd { unit: unit.name.clone(), source })?,
+            None => make(directory)?,
+        }
+        write(directory, values)?;
+        self.group.enter()
+    }
+}
+
+impl Group {
+    /// The cgroup of a process.
+    pub(crate) fn of(process: Pid) -> Self {
+        let file = format!("/proc/{}/cgroup", process.as_raw_nonzero());
+        let text = fs::read_to_string(file).unwrap_or_default();
+        let path = text.lines().find_map(|line| line.strip_prefix("0::/"));
+        Self { directory: Path::new(HIERARCHY).join(path.unwrap_or_default()), unit: None }
+    }
+
+    /// Sets values, in order.
+    pub(crate) fn set(&self, values: &Values) -> Result<(), CgroupError> {
+        if let Some(unit) = &self.unit {
+            systemd::set(unit, values)
+                .map_err(|source| CgroupError::Systemd { unit: unit.clone(), source })?;
+        }
+        write(&self.directory, values)
+    }
+
+    /// Moves this process in.
+    pub(super) fn enter(&self) -> Result<(), CgroupError> {
+        let path = self.directory.join("cgroup.procs");
+        fs::write(&path, "0").map_err(at(&path))
+    }
+
+    /// Removes it with those below it. Its processes have ended, or are about to: those of a supervisor
+    /// that was killed hear of it as soon as we do.
+    pub(crate) fn remove(&self) -> Result<(), CgroupError> {
+        remove(&self.directory)?;
+        let Some(unit) = &self.unit else { return Ok(()) };
+        systemd::forget(unit).map_err(|source| CgroupError::Systemd { unit: unit.clone(), source })
+    }
+}
+
+fn place(asked: Option<&Path>, name: &Name) -> Result<PathBuf, CgroupError> {
     let hierarchy = Path::new(HIERARCHY);
     let kind = statfs(hierarchy).map_err(|error| at(hierarchy)(error.into()))?;
     if kind.f_type as i64 != MAGIC {
@@ -74,8 +173,8 @@ pub(super) fn place(asked: Option<&Path>, name: &Name) -> Result<PathBuf, Cgroup
     Ok(place)
 }
 
-/// Makes the cgroup at `place`, with every controller that can be had, and sets `values`.
-pub(super) fn make(place: &Path, values: &Values) -> Result<(), CgroupError> {
+/// Makes the cgroup at `place`, with every controller that can be had.
+fn make(place: &Path) -> Result<(), CgroupError> {
     fs::create_dir_all(place).map_err(at(place))?;
     let hierarchy = Path::new(HIERARCHY);
     let above: Vec<_> =
@@ -88,11 +187,10 @@ pub(super) fn make(place: &Path, values: &Values) -> Result<(), CgroupError> {
             let _ = fs::write(parent.join("cgroup.subtree_control"), format!("+{controller}"));
         }
     }
-    set(place, values)
+    Ok(())
 }
 
-/// Sets values of the cgroup at `place`, in order.
-pub(crate) fn set(place: &Path, values: &Values) -> Result<(), CgroupError> {
+fn write(place: &Path, values: &Values) -> Result<(), CgroupError> {
     for (file, value) in values {
         let path = place.join(file);
         fs::write(&path, value).map_err(at(&path))?;
@@ -118,23 +216,7 @@ fn wait_until_empty(place: &Path) -> io::Result<()> {
     }
 }
 
-/// Moves this process in.
-pub(super) fn enter(place: &Path) -> Result<(), CgroupError> {
-    let path = place.join("cgroup.procs");
-    fs::write(&path, "0").map_err(at(&path))
-}
-
-/// The cgroup of a process.
-pub(crate) fn of(process: Pid) -> PathBuf {
-    let file = format!("/proc/{}/cgroup", process.as_raw_nonzero());
-    let text = fs::read_to_string(file).unwrap_or_default();
-    let path = text.lines().find_map(|line| line.strip_prefix("0::/"));
-    Path::new(HIERARCHY).join(path.unwrap_or_default())
-}
-
-/// Removes the cgroup at `place` with those below it. Its processes have ended, or are about to: those
-/// of a supervisor that was killed hear of it as soon as we do.
-pub(crate) fn remove(place: &Path) -> Result<(), CgroupError> {
+fn remove(place: &Path) -> Result<(), CgroupError> {
     let Ok(entries) = fs::read_dir(place) else { return Ok(()) };
     for entry in entries.flatten() {
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
