@@ -15,6 +15,7 @@ mod doctor;
 mod exit;
 mod host;
 mod kvm;
+mod labels;
 mod log;
 mod mount;
 mod oci;

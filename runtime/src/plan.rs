@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use nix::sys::signal::Signal;
 use proto::spec::{Container, Process, Root, Stdio, TerminalSize, User, Who};
 
+use crate::labels::Labels;
 use crate::state::record::{BadName, Id, Name};
 use crate::wishes::{ProcessWishes, Wishes};
 
@@ -46,6 +47,8 @@ pub(crate) struct Plan {
     pub(crate) container: Container,
     /// The signal that asks it to end.
     pub(crate) stop_signal: i32,
+    /// What the VM's process is to the host's security modules.
+    pub(crate) labels: Labels,
     /// What of the host it sees.
     pub(crate) shares: Vec<Shared>,
 }
@@ -196,6 +199,7 @@ pub(crate) fn container(
             ..Container::default()
         },
         // An image's word for it may be anything.
+        labels: Labels::default(),
         stop_signal: image
             .stop_signal
             .as_deref()

@@ -179,6 +179,7 @@ impl Claimed {
             vcpus: planned.plan.vcpus,
             ram_bytes: planned.plan.ram_bytes,
             debug: planned.debug,
+            labels: planned.plan.labels.clone(),
         })?;
         timeline.mark("vmm started");
         Ok(Running { session, vm, files, traces, record, plan: planned.plan, claim })

@@ -8,11 +8,13 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
+use std::thread;
 
 use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, recv, socketpair};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use vmm::spec::{DiskSpec, Ending, FsSpec, HostPort, Inherited, Report, VmSpec, VsockSpec};
 
+use crate::labels::{LabelError, Labels};
 use crate::platform::Platform;
 use crate::session::printable;
 use crate::timeline::{Source, Timeline};
@@ -61,6 +63,8 @@ pub(crate) struct Parts {
     pub(crate) ram_bytes: u64,
     /// The guest's serial port goes to our standard error.
     pub(crate) debug: bool,
+    /// What the process is to the host's security modules.
+    pub(crate) labels: Labels,
 }
 
 /// A VM. Dropping it ends it, and waits until nothing of it is left.
@@ -76,18 +80,18 @@ pub(crate) struct Vm {
 pub(crate) enum StartError {
     /// No process, socket or memory for it.
     #[error("process of the VM")]
-    Process(#[source] io::Error),
+    Process(#[from] io::Error),
+    /// Its labels.
+    #[error("label of the VM")]
+    Label(#[from] LabelError),
 }
 
 impl Vm {
     /// Starts a VM.
     pub(crate) fn start(parts: Parts) -> Result<Self, StartError> {
-        Self::spawn(&parts).map_err(StartError::Process)
-    }
-
-    fn spawn(parts: &Parts) -> io::Result<Self> {
         let (control, control_theirs) =
-            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+                .map_err(io::Error::from)?;
         let stderr = io::stderr().as_fd().try_clone_to_owned()?;
         let spec = VmSpec {
             vcpus: parts.vcpus,
@@ -117,13 +121,14 @@ impl Vm {
         command.arg0("microvm").arg(VERB).process_group(0);
         command.stdin(Stdio::null()).stdout(Stdio::null());
         let _spec = vmm::launch::hand_over(&mut command, &spec)?;
-        let mut child = command.spawn()?;
+        let mut child = spawn(&mut command, &parts.labels)?;
         let end = Pid::from_raw(child.id().cast_signed())
             .ok_or(rustix::io::Errno::SRCH)
             .and_then(|pid| pidfd_open(pid, PidfdFlags::empty()))
             .inspect_err(|_| {
                 let _ = child.kill().and_then(|()| child.wait());
-            })?;
+            })
+            .map_err(io::Error::from)?;
         Ok(Self { child, end, control, ending: None })
     }
 
@@ -179,6 +184,19 @@ impl Drop for Vm {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+fn spawn(command: &mut Command, labels: &Labels) -> Result<Child, StartError> {
+    if labels.is_empty() {
+        return Ok(command.spawn()?);
+    }
+    // The order to label the next program is the thread's that gave it.
+    let spawn = || -> Result<Child, StartError> {
+        labels.give_to_next()?;
+        Ok(command.spawn()?)
+    };
+    thread::scope(|scope| scope.spawn(spawn).join())
+        .unwrap_or_else(|_| Err(io::Error::other("its starter panicked").into()))
 }
 
 fn inherited(fd: &impl AsRawFd) -> Inherited {

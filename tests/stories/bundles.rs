@@ -390,6 +390,9 @@ fn what_cannot_be_done_is_refused_by_name() {
         refused(&[], thing);
         bundle.edit(|spec| spec[field] = before);
     }
+    bundle.edit(|spec| spec["process"]["apparmorProfile"] = "nobodys".into());
+    refused(&[], "process.apparmorProfile nobodys");
+    bundle.edit(|spec| spec["process"]["apparmorProfile"] = Value::Null);
     let words = ["--systemd-cgroup", "create", "-b", &directory, "box"];
     let without = house.quietly(&words).expect_code(1);
     assert!(without.stderr.contains("systemd, unit microvm-box.scope: "), "{}", without.stderr);

@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use tests::{Outcome, Terminal};
 
 /// The tools that these stories need.
-pub(crate) const TOOLS: [&str; 4] = ["podman", "containerd", "ctr", "buildah"];
+pub(crate) const TOOLS: [&str; 5] = ["apparmor_parser", "podman", "containerd", "ctr", "buildah"];
 
 crate::stories![
     podman_runs_in_the_foreground_and_its_codes_are_ours,
@@ -16,6 +16,7 @@ crate::stories![
     podman_gives_a_person_a_terminal,
     podman_lends_directories_and_files,
     podman_limits_and_confines,
+    podman_s_apparmor_profile_is_the_vm_s,
     podman_hears_what_a_vm_cannot_do,
     containerd_runs_tasks,
     buildah_builds_an_image,
@@ -192,6 +193,18 @@ fn podman_limits_and_confines() {
     let said = said.expect_code(1);
     let wanted = "100663296\n50\n200000 100000\n2\n0\nCapEff:\t0000000000000020\nSeccomp:\t2\n";
     assert_eq!(said.text(), wanted);
+    expect_nothing_left();
+}
+
+fn podman_s_apparmor_profile_is_the_vm_s() {
+    run(&["-d", "--name", "web", IMAGE, "sleep", "1000"]).expect_code(0);
+    let pid = call(&["inspect", "web", "--format", "{{.State.Pid}}"]).expect_code(0);
+    let vmm = Outcome::of(Command::new("pgrep").args(["-P", pid.text().trim(), "-f", "vmm"]));
+    let label = format!("/proc/{}/attr/apparmor/current", vmm.expect_code(0).text().trim());
+    let label = fs::read_to_string(label).unwrap();
+    assert!(label.starts_with("containers-default") && label.contains("(enforce)"), "{label}");
+    call(&["exec", "web", "true"]).expect_code(0);
+    call(&["rm", "-f", "-t", "0", "web"]).expect_code(0);
     expect_nothing_left();
 }
 

@@ -10,7 +10,7 @@ use vmm::spec::{MAX_VCPUS, MIN_RAM_BYTES, RAM_STEP_BYTES};
 
 use super::bundle::Bundle;
 use super::mounts;
-use super::process::{process, same};
+use super::process::{labels, process, same};
 use super::resources::{self, GUEST_OVERHEAD_BYTES, Limits};
 use crate::bpf;
 use crate::plan::{Host, Plan, ROOT, USUAL_RAM_BYTES};
@@ -87,6 +87,7 @@ pub(crate) fn decide(bundle: &Bundle, name: Name, host: &Host) -> Result<Decided
         None => Limits::default(),
     };
     let asked = spec.process().as_ref().ok_or_else(|| Refused::new("process", "is missing"))?;
+    let labels = labels(asked);
     let mut process = process(asked, host.terminal)?;
     process.seccomp = linux.seccomp().as_ref().map(seccomp).transpose()?;
     process.personality = linux.personality().as_ref().map(personality).transpose()?;
@@ -137,6 +138,7 @@ pub(crate) fn decide(bundle: &Bundle, name: Name, host: &Host) -> Result<Decided
             container,
             shares: [vec![root], lent].concat(),
             stop_signal: 15,
+            labels,
         },
         network,
         cgroups_path: linux.cgroups_path().clone(),

@@ -6,6 +6,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::plan::Refused;
+use crate::labels::Labels;
 
 /// ioprio_set(2): the class stands above the level.
 const IO_CLASS_SHIFT: u16 = 13;
@@ -22,14 +23,6 @@ pub(crate) fn process(
     }
     if asked.exec_cpu_affinity().is_some() {
         return refused("process.execCPUAffinity", "is not supported");
-    }
-    if asked.selinux_label().as_deref().is_some_and(|label| !label.is_empty()) {
-        return refused("process.selinuxLabel", "is not supported: guests have no SELinux");
-    }
-    if let Some(profile) = asked.apparmor_profile().as_deref()
-        && !["", "unconfined"].contains(&profile)
-    {
-        return refused("process.apparmorProfile", "is not supported: guests have no AppArmor");
     }
     let args = asked.args().clone().unwrap_or_default();
     if args.is_empty() {
@@ -79,6 +72,15 @@ pub(crate) fn process(
         io_priority: asked.io_priority().as_ref().map(io_priority).transpose()?,
         ..Process::default()
     })
+}
+
+/// The labels that a first process wants, and the VM's gets; a process that comes later is in that VM.
+pub(super) fn labels(asked: &oci_spec::runtime::Process) -> Labels {
+    let named = |label: &Option<String>| label.clone().filter(|label| !label.is_empty());
+    Labels {
+        apparmor: named(asked.apparmor_profile()).filter(|profile| profile != "unconfined"),
+        selinux: named(asked.selinux_label()),
+    }
 }
 
 fn scheduler(asked: &oci_spec::runtime::Scheduler) -> Scheduler {

@@ -28,6 +28,7 @@ const PACKAGES: &[&str] = &[
     "openssh-server",
     "procps",
     // To be a container host, and to measure ourselves against.
+    "apparmor",
     "buildah",
     "containerd",
     "crun",

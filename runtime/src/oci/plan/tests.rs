@@ -64,7 +64,6 @@ fn every_field_that_cannot_be_honoured_is_refused_by_its_name() {
         ("process.cwd", json!("here"), "process.cwd is not an absolute path"),
         ("process.env", json!(["A=\u{0}"]), "process.env holds a zero byte"),
         ("process.commandLine", json!("x"), "process.commandLine is for Windows"),
-        ("process.apparmorProfile", json!("x"), "process.apparmorProfile is not supported"),
         ("process.selinuxLabel", json!("x"), "process.selinuxLabel is not supported"),
         (
             "process.ioPriority",
