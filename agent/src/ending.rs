@@ -53,7 +53,8 @@ impl Agent {
                 self.watched.remove(&token);
             }
             let waiting = self.processes.remove(id).map(|process| process.waiting);
-            for asker in askers.into_iter().chain(waiting.unwrap_or_default()) {
+            let waiting = waiting.into_iter().flatten().map(|waiting| waiting.asker);
+            for asker in askers.into_iter().chain(waiting) {
                 self.answer(asker, Err(fault.clone()));
             }
             return;
@@ -143,9 +144,12 @@ impl Agent {
 
     fn tell_who_waits(&mut self, id: &ProcessId) {
         let Some(process) = self.processes.get_mut(id) else { return };
-        let Some(status) = process.outcome() else { return };
-        for asker in std::mem::take(&mut process.waiting) {
-            self.answer(asker, Ok(Reply::Exited { status }));
+        for who in std::mem::take(&mut process.waiting) {
+            let Some(process) = self.processes.get_mut(id) else { return };
+            match process.end_for(who) {
+                Some(status) => self.answer(who.asker, Ok(Reply::Exited { status })),
+                None => process.waiting.push(who),
+            }
         }
         self.forget_execs();
     }

@@ -11,7 +11,7 @@ use crate::control::{AgentEnd, News};
 use crate::faults::{fault, named, no_such, refused, wrong_state};
 use crate::kmsg::{self, Weight};
 use crate::process::terminal;
-use crate::processes::{Alive, Asker, Planned, Process, Stage};
+use crate::processes::{Alive, Asker, Planned, Process, Stage, Waiting};
 use crate::reactor::Token;
 use crate::stdio;
 use crate::sys;
@@ -39,7 +39,7 @@ impl Agent {
             Request::Resize { process, size } => {
                 Some(self.resize(&process, size).map(|()| Reply::Done))
             }
-            Request::Wait { process } => self.wait(asker, &process),
+            Request::Wait { process, early } => self.wait(Waiting { asker, early }, &process),
             Request::Processes { container } => Some(self.list_processes(container)),
             Request::ReadCgroup { container, files } => Some(self.read_cgroup(container, files)),
             Request::WriteCgroup { container, values } => {
@@ -52,16 +52,16 @@ impl Agent {
         }
     }
 
-    fn wait(&mut self, asker: Asker, id: &ProcessId) -> Option<Result<Reply, Fault>> {
+    fn wait(&mut self, who: Waiting, id: &ProcessId) -> Option<Result<Reply, Fault>> {
         let waiting = match (self.pending.get_mut(id), self.processes.get_mut(id)) {
             (Some(planned), _) => &mut planned.waiting,
-            (None, Some(known)) => match known.outcome() {
+            (None, Some(known)) => match known.end_for(who) {
                 Some(status) => return Some(Ok(Reply::Exited { status })),
                 None => &mut known.waiting,
             },
             (None, None) => return Some(Err(no_such(id))),
         };
-        waiting.push(asker);
+        waiting.push(who);
         None
     }
 

@@ -19,6 +19,14 @@ pub(crate) struct Asker {
     pub(crate) call: u64,
 }
 
+/// A call that waits for a process's end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Waiting {
+    pub(crate) asker: Asker,
+    /// Not for its output as well.
+    pub(crate) early: bool,
+}
+
 /// A process that was asked for and whose streams are not all there yet. Nobody has to wait for one
 /// answer before the next call, so it may have been started and waited for already.
 pub(crate) struct Planned {
@@ -28,13 +36,14 @@ pub(crate) struct Planned {
     /// Who wants it started.
     pub(crate) start: Option<Asker>,
     /// Who waits for its end.
-    pub(crate) waiting: Vec<Asker>,
+    pub(crate) waiting: Vec<Waiting>,
 }
 
 impl Planned {
     /// Everyone to be told if it cannot be.
     pub(crate) fn askers(self) -> impl Iterator<Item = Asker> {
-        [Some(self.asker), self.start].into_iter().flatten().chain(self.waiting)
+        let waiting = self.waiting.into_iter().map(|waiting| waiting.asker);
+        [Some(self.asker), self.start].into_iter().flatten().chain(waiting)
     }
 }
 
@@ -50,7 +59,7 @@ pub(crate) struct Process {
     /// The one that joins its terminal.
     pub(crate) terminal: Option<Token>,
     /// Who waits for its end.
-    pub(crate) waiting: Vec<Asker>,
+    pub(crate) waiting: Vec<Waiting>,
     /// It has left others behind in its container, which are about to end too.
     pub(crate) is_outlived: bool,
 }
@@ -100,7 +109,7 @@ impl Process {
         pid: Pid,
         pidfd: OwnedFd,
         stage: Stage,
-        waiting: Vec<Asker>,
+        waiting: Vec<Waiting>,
     ) -> Self {
         Self {
             life: Life::Alive(Alive { pid, pidfd, control: None, stage }),
@@ -115,8 +124,17 @@ impl Process {
 
     /// How it ended, once it has, its container with it, and the host has got all its output.
     pub(crate) fn outcome(&self) -> Option<ExitStatus> {
+        self.end().filter(|_| self.undrained.is_empty())
+    }
+
+    /// How it ended, once that is all somebody waits for.
+    pub(crate) fn end_for(&self, who: Waiting) -> Option<ExitStatus> {
+        if who.early { self.end() } else { self.outcome() }
+    }
+
+    fn end(&self) -> Option<ExitStatus> {
         match self.life {
-            Life::Ended(status) if self.undrained.is_empty() && !self.is_outlived => Some(status),
+            Life::Ended(status) if !self.is_outlived => Some(status),
             Life::Ended(_) | Life::Alive(_) => None,
         }
     }

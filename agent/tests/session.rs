@@ -59,7 +59,7 @@ fn calls_for_what_does_not_exist_are_answered_by_its_name() {
     let mut agent = Running::start();
     let requests = [
         Request::Start { container: "web".into() },
-        Request::Wait { process: first("web") },
+        Request::Wait { process: first("web"), early: false },
         Request::Signal { process: first("web"), signal: 9, all: true },
         Request::Exec { process: exec("web", "x"), spec: Box::new(process(&["true"])) },
     ];

@@ -77,10 +77,35 @@ fn an_exit_is_told_only_after_the_host_has_taken_all_the_output() {
     agent.host.call(create("c", spec)).unwrap();
     agent.host.call(start("c")).unwrap();
     let call = agent.host.ask(wait(&first("c")));
+    let early = agent.host.ask(Request::Wait { process: first("c"), early: true });
     assert!(!agent.host.has_answered(call));
     assert_eq!(text(out).len(), 4 << 20);
     drop(err);
-    assert_eq!(agent.host.answer(call), Ok(Reply::Exited { status: ExitStatus::Code(0) }));
+    let exited = Ok(Reply::Exited { status: ExitStatus::Code(0) });
+    assert_eq!(agent.host.answer(early), exited);
+    assert_eq!(agent.host.answer(call), exited);
+}
+
+#[test]
+fn that_a_process_has_ended_is_told_early_to_who_does_not_wait_for_its_output() {
+    if !containers_work_here("early ends") {
+        return;
+    }
+    let mut agent = Running::start();
+    let spec = container(&agent.root("c"), &["yes"]);
+    let (mut out, _err) =
+        (agent.attach(&first("c"), Stream::Stdout), agent.attach(&first("c"), Stream::Stderr));
+    agent.host.call(create("c", spec)).unwrap();
+    agent.host.call(start("c")).unwrap();
+    // It writes faster than we read: from now on something is always on its way.
+    out.read_exact(&mut vec![0; 4 << 20]).unwrap();
+    let call = agent.host.ask(wait(&first("c")));
+    let early = agent.host.ask(Request::Wait { process: first("c"), early: true });
+    agent.host.call(Request::Signal { process: first("c"), signal: 9, all: false }).unwrap();
+    let exited = Ok(Reply::Exited { status: ExitStatus::Signal(9) });
+    assert_eq!(agent.host.answer(early), exited);
+    assert!(!text(out).is_empty());
+    assert_eq!(agent.host.answer(call), exited);
 }
 
 #[test]

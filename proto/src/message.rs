@@ -89,6 +89,9 @@ pub enum Request {
     Wait {
         /// For whom.
         process: ProcessId,
+        /// Only for the end: what it wrote may still be on its way, or stand there untaken.
+        #[serde(default, skip_serializing_if = "is_false")]
+        early: bool,
     },
     /// Lists the processes of a container. Answered by [`Reply::Processes`].
     Processes {
@@ -114,6 +117,10 @@ pub enum Request {
     /// Ends every process, writes everything back and powers off. Answered by [`Reply::Done`] just
     /// before.
     PowerOff,
+}
+
+fn is_false(said: &bool) -> bool {
+    !said
 }
 
 /// The guest's answer to the call of the same number.

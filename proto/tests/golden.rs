@@ -123,7 +123,7 @@ fn calls_about_a_process_stand() {
         r#"{"id":7,"request":{"do":"resize","process":{"container":"web","exec":"e1"},"size":{"rows":25,"columns":80}}}"#,
     );
     stands(
-        call(Request::Wait { process: first() }),
+        call(Request::Wait { process: first(), early: false }),
         r#"{"id":7,"request":{"do":"wait","process":{"container":"web"}}}"#,
     );
     stands(call(Request::PowerOff), r#"{"id":7,"request":{"do":"power_off"}}"#);

@@ -11,7 +11,7 @@ use std::os::unix::net::UnixStream;
 use std::thread;
 
 use proto::stream::Stream;
-use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::pipe::{PipeFlags, fcntl_setpipe_size, pipe_with};
 
 use crate::log::{Channel, LogWriter};
 
@@ -29,8 +29,13 @@ pub(crate) enum Front {
     Log(File),
 }
 
+/// What there is at most between an ended process and a pipe of ours: a pipe in the guest, the buffers of
+/// the agent, of two sockets and of our own, and room.
+const ON_ITS_WAY_BYTES: usize = 4 << 20;
+
 /// Streams under way.
 pub(crate) struct Relays {
+    front: Vec<OwnedFd>,
     /// Hangs up when all output has arrived.
     pub(crate) drained: OwnedFd,
     /// Standard input that nobody writes to, kept open.
@@ -42,6 +47,12 @@ impl Relays {
     pub(crate) fn start(streams: Vec<(Stream, UnixStream)>, front: &Front) -> io::Result<Self> {
         let (drained, done) = pipe_with(PipeFlags::CLOEXEC)?;
         let mut held = Vec::new();
+        let ours = match front {
+            Front::Caller { .. } => {
+                vec![stdout().as_fd().try_clone_to_owned()?, stderr().as_fd().try_clone_to_owned()?]
+            }
+            Front::Log(_) => vec![],
+        };
         for (stream, socket) in streams {
             match (stream, front) {
                 (Stream::Stdin, Front::Caller { .. }) => carry_input(socket)?,
@@ -55,7 +66,18 @@ impl Relays {
                 }
             }
         }
-        Ok(Self { drained, _held: held })
+        Ok(Self { front: ours, drained, _held: held })
+    }
+
+    /// The process has ended. What it wrote is its readers', and whether they take it is no matter of its
+    /// end: as on any machine it can stand in the pipe, which is made large enough for all of it.
+    pub(crate) fn make_room(&self) {
+        for ours in &self.front {
+            // What is no pipe takes it as fast as it likes, and without the right to a large pipe there is
+            // a smaller one.
+            let sizes = [ON_ITS_WAY_BYTES, 1 << 20];
+            let _ = sizes.into_iter().any(|size| fcntl_setpipe_size(ours, size).is_ok());
+        }
     }
 }
 
@@ -175,7 +197,7 @@ mod tests {
         drop(reader);
         output(ours, File::from(writer), done).unwrap();
         guest.write_all(b"y\n").unwrap();
-        let relays = Relays { drained, _held: Vec::new() };
+        let relays = Relays { front: Vec::new(), drained, _held: Vec::new() };
         assert!(is_drained(&relays, true));
         assert_eq!(guest.write(b"y\n").unwrap_err().kind(), io::ErrorKind::BrokenPipe);
     }

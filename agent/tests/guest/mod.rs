@@ -274,7 +274,7 @@ impl Host {
 
     /// How a process ended, when it has.
     pub(crate) fn wait(&mut self, process: &ProcessId) -> ExitStatus {
-        match self.call(Request::Wait { process: process.clone() }).unwrap() {
+        match self.call(Request::Wait { process: process.clone(), early: false }).unwrap() {
             Reply::Exited { status } => status,
             reply => panic!("wait answered by {reply:?}"),
         }
@@ -315,7 +315,7 @@ pub(crate) fn start(name: &str) -> Request {
 
 /// The call that waits for a process.
 pub(crate) fn wait(process: &ProcessId) -> Request {
-    Request::Wait { process: process.clone() }
+    Request::Wait { process: process.clone(), early: false }
 }
 
 /// No stream at all.

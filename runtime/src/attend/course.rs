@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-use proto::message::{Answer, ExitStatus, Reply, Request};
+use proto::message::{Answer, ExitStatus, ProcessId, Reply, Request};
 use proto::spec::Stdio;
 use proto::stream::Stream;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -62,6 +62,8 @@ pub(super) struct Course<'a, C, S> {
     relays: Option<Relays>,
     /// Signals that came before there was a process.
     held_signals: Vec<i32>,
+    /// The call whose answer says that the process has ended, whatever is still on its way.
+    end: Option<u64>,
     /// Who ordered the start that is under way.
     starter: Option<Ordered>,
     paused: bool,
@@ -85,6 +87,7 @@ where
             stdio,
             relays: None,
             held_signals: Vec::new(),
+            end: None,
             starter: None,
             paused: false,
             session_open: true,
@@ -201,6 +204,12 @@ where
         Ok(phase)
     }
 
+    /// Asks for the end twice: without its output, and with it.
+    fn call_wait(&mut self, process: ProcessId) -> Result<u64, AttendError> {
+        self.end = Some(self.call(Request::Wait { process: process.clone(), early: true })?);
+        self.call(Request::Wait { process, early: false })
+    }
+
     fn call(&mut self, request: Request) -> Result<u64, AttendError> {
         match self.attendance.session.call(request) {
             Ok(id) => Ok(id),
@@ -238,6 +247,10 @@ where
     /// Takes the step that an answer allows; an answer nobody waits for is passed over.
     fn follow(&mut self, answer: Answer, phase: Phase) -> Result<Phase, AttendError> {
         let Answer { id, result } = answer;
+        if Some(id) == self.end {
+            self.relays.iter().for_each(Relays::make_room);
+            return Ok(phase);
+        }
         let waited_for = match &phase {
             Phase::Creating { first } => id == *first,
             Phase::Held { wait } => id == *wait,
@@ -254,16 +267,16 @@ where
             (Phase::Creating { .. }, Reply::Created { .. }) => {
                 self.attendance.timeline.mark("created");
                 if process.exec.is_some() {
-                    let wait = self.call(Request::Wait { process })?;
+                    let wait = self.call_wait(process)?;
                     return self.runs(Phase::Running { wait });
                 }
                 if self.attendance.held.is_some() {
-                    let wait = self.call(Request::Wait { process })?;
+                    let wait = self.call_wait(process)?;
                     self.reach(Status::Created)?;
                     return Ok(Phase::Held { wait });
                 }
                 let start = self.call(Request::Start { container: process.container.clone() })?;
-                Ok(Phase::Starting { start, wait: self.call(Request::Wait { process })? })
+                Ok(Phase::Starting { start, wait: self.call_wait(process)? })
             }
             (Phase::Starting { start, wait }, Reply::Done) if id == start => {
                 self.runs(Phase::Running { wait })
