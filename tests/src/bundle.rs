@@ -12,9 +12,10 @@ use tempfile::TempDir;
 use crate::Outcome;
 
 /// Programs of busybox that bundles' stories use.
-const PROGRAMS: [&str; 21] = [
+const PROGRAMS: [&str; 27] = [
     "sh", "cat", "echo", "id", "kill", "ls", "mkdir", "mount", "ps", "seq", "sleep", "stat",
-    "stty", "touch", "true", "tty", "uname", "dd", "hostname", "test", "chmod",
+    "stty", "touch", "true", "tty", "uname", "dd", "hostname", "test", "chmod", "grep", "find",
+    "head", "tr", "wc", "yes",
 ];
 
 /// A directory with a `config.json` and a root.

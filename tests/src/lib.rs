@@ -8,10 +8,12 @@
 //! archive. Without the first, or where that file finds no usable KVM, no story can run, and the
 //! runner counts each as ignored.
 
+pub mod belongings;
 mod bundle;
 mod engine;
 mod guest;
 mod house;
+mod noise;
 mod stepper;
 mod systemd;
 mod terminal;
@@ -19,6 +21,7 @@ mod terminal;
 pub use bundle::Bundle;
 pub use guest::{initramfs_of_this_program, kernel_of_instructions};
 pub use house::{House, Outcome, Running, clear_store, end_everybody};
+pub use noise::Noise;
 pub use stepper::{Step, Way, kill_at};
 pub use systemd::Systemd;
 pub use terminal::Terminal;
@@ -37,6 +40,11 @@ pub fn program() -> Option<PathBuf> {
 /// hour. Without it they go on for a while.
 pub fn soaks() -> bool {
     env::var_os("MICROVM_SOAK").is_some()
+}
+
+/// A number that is one when it soaks, and another else.
+pub fn when_it_soaks(it: usize, usually: usize) -> usize {
+    if soaks() { it } else { usually }
 }
 
 /// The longest a story can take.

@@ -67,7 +67,7 @@ struct Walk {
 impl Walk {
     #[allow(clippy::zombie_processes)] // It is waited for, as what it is here: a process that is traced.
     fn start(command: &mut Command, way: Way) -> Self {
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        command.stdin(Stdio::null()).stdout(Stdio::null());
         // SAFETY: one system call between fork and exec, and no memory is touched.
         unsafe { command.pre_exec(|| Ok(ptrace::traceme()?)) };
         let child = command.spawn().unwrap();

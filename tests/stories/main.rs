@@ -11,7 +11,9 @@ mod containers;
 mod crashes;
 mod endings;
 mod hostile_guest;
+mod pipes;
 mod shares;
+mod soak;
 mod stdio;
 mod systemd;
 mod terminals;
@@ -50,7 +52,9 @@ const CHAPTERS: &[(&str, &[Story])] = &[
     ("hostile_guest", hostile_guest::STORIES),
     ("bundles", bundles::STORIES),
     ("at_once", at_once::STORIES),
+    ("pipes", pipes::STORIES),
     ("walk", walk::STORIES),
+    ("soak", soak::STORIES),
     ("clients", clients::STORIES),
     ("systemd", systemd::STORIES),
 ];

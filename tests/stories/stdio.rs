@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use tests::House;
+use tests::{House, Noise};
 
 crate::stories![
     hello_comes_from_another_kernel_as_root,
@@ -45,16 +45,9 @@ fn sixty_four_mebibytes_pass_through_cat_unchanged() {
     house.expect_nothing_left();
 }
 
-/// Bytes with no period a buffer could have, the same at every call (a xorshift generator).
 fn noise(bytes: usize) -> Vec<u8> {
-    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
-    let mut noise = Vec::with_capacity(bytes);
-    while noise.len() < bytes {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        noise.write_all(&state.to_le_bytes()).unwrap();
-    }
+    let mut noise = vec![0; bytes];
+    Noise::default().fill(&mut noise);
     noise
 }
 

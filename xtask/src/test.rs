@@ -19,6 +19,9 @@ use crate::{run, step};
 pub(crate) struct Args {
     /// Only tests whose name contains this
     filter: Option<String>,
+    /// Let the stories that repeat themselves do so as often as is promised, which takes an hour more
+    #[arg(long)]
+    soak: bool,
 }
 
 /// The exit code of a test program of which some tests failed.
@@ -61,8 +64,9 @@ fn stories(outputs: &Outputs, args: &Args, count: &mut Count) -> Result<bool> {
             OsString::from("env"),
             variable("MICROVM", &directory.join("microvm")),
             variable("MICROVM_DEMO", &directory.join("demo.tar")),
-            program.into(),
         ];
+        words.extend(args.soak.then(|| "MICROVM_SOAK=1".into()));
+        words.push(program.into());
         words.extend(args.filter.iter().map(OsString::from));
         words
     };

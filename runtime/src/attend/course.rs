@@ -1,5 +1,7 @@
 //! The states of an attendance, and what leads from one to the next.
 
+mod held;
+
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
@@ -12,7 +14,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use super::{AttendError, Attendance, Wish, streams_of};
 use crate::dial::DialError;
 use crate::exit::Failure;
-use crate::orders::{Order, Ordered};
+use crate::orders::Ordered;
 use crate::relay::Relays;
 use crate::session::{Heard, SessionError};
 use crate::signals;
@@ -290,65 +292,6 @@ where
                 Ok(Phase::Draining { end: Ok(status) })
             }
             (_, reply) => Err(SessionError::WrongReply { reply }.into()),
-        }
-    }
-
-    /// Does what somebody orders, or tells them why not now.
-    fn take_order(&mut self, phase: Phase) -> Result<Phase, AttendError> {
-        let Some(held) = &self.attendance.held else { return Ok(phase) };
-        let Some(ordered) = held.orders.next().map_err(AttendError::Watch)? else {
-            return Ok(phase);
-        };
-        let name = self.attendance.process.container.clone();
-        let cannot = |what: &str| Failure { message: format!("container {name} {what}"), code: 1 };
-        match (ordered.order, phase) {
-            (Order::Start, Phase::Held { wait }) => {
-                let start = self.call(Request::Start { container: name })?;
-                self.starter = Some(ordered);
-                Ok(Phase::Starting { start, wait })
-            }
-            (Order::Pause, phase @ Phase::Running { .. }) if !self.paused => {
-                self.stop_vm(ordered, true)?;
-                Ok(phase)
-            }
-            (Order::Resume, phase @ Phase::Running { .. }) if self.paused => {
-                self.stop_vm(ordered, false)?;
-                Ok(phase)
-            }
-            (order, phase) => {
-                ordered.answer(Err(cannot(match order {
-                    Order::Start => "was started already",
-                    Order::Pause if self.paused => "is paused already",
-                    Order::Pause => "is not running",
-                    Order::Resume => "is not paused",
-                })));
-                Ok(phase)
-            }
-        }
-    }
-
-    /// Stops the VM's process, and with it every virtual CPU, or lets it go on.
-    fn stop_vm(&mut self, ordered: Ordered, stop: bool) -> Result<(), AttendError> {
-        let Some(vm) = &self.attendance.vm else { return Ok(()) };
-        match if stop { vm.pause() } else { vm.resume() } {
-            Ok(()) => {
-                self.paused = stop;
-                self.reach(if stop { Status::Paused } else { Status::Running })?;
-                ordered.answer(Ok(()));
-            }
-            Err(error) => ordered.answer(Err(Failure::of(&error))),
-        }
-        Ok(())
-    }
-
-    fn reach(&mut self, status: Status) -> Result<(), AttendError> {
-        match &mut self.attendance.held {
-            Some(held) => {
-                // Created or further, it has a name by which others find it.
-                held.caller = None;
-                (held.reached)(status)
-            }
-            None => Ok(()),
         }
     }
 

@@ -170,7 +170,6 @@ fn refuse_unsupported(linux: &Linux) -> Result<(), Refused> {
         ("linux.intelRdt", linux.intel_rdt().is_some()),
         ("linux.memoryPolicy", linux.memory_policy().is_some()),
         ("linux.netDevices", linux.net_devices().as_ref().is_some_and(|map| !map.is_empty())),
-        ("linux.mountLabel", linux.mount_label().as_ref().is_some_and(|label| !label.is_empty())),
     ];
     match there.into_iter().find(|(_, there)| *there) {
         Some((field, _)) => Err(Refused::new(field, "is not supported")),

@@ -64,7 +64,6 @@ fn every_field_that_cannot_be_honoured_is_refused_by_its_name() {
         ("process.cwd", json!("here"), "process.cwd is not an absolute path"),
         ("process.env", json!(["A=\u{0}"]), "process.env holds a zero byte"),
         ("process.commandLine", json!("x"), "process.commandLine is for Windows"),
-        ("process.selinuxLabel", json!("x"), "process.selinuxLabel is not supported"),
         (
             "process.ioPriority",
             json!({ "class": "IOPRIO_CLASS_BE", "priority": 9 }),
@@ -79,7 +78,6 @@ fn every_field_that_cannot_be_honoured_is_refused_by_its_name() {
             "linux.namespaces[pid].path",
         ),
         ("linux.intelRdt", json!({}), "linux.intelRdt is not supported"),
-        ("linux.mountLabel", json!("x"), "linux.mountLabel is not supported"),
         (
             "linux.personality",
             json!({ "domain": "LINUX", "flags": ["X"] }),
@@ -145,4 +143,14 @@ fn names_of_the_specification_reach_the_guest_as_they_are() {
         hooks.create_runtime.iter().map(|hook| hook.path.to_str().unwrap()).collect();
     assert_eq!(paths, ["/a", "/b"]);
     assert_eq!(container.start_hooks[0].args, ["c", "x"]);
+}
+
+#[test]
+fn the_labels_of_a_first_process_are_its_vm_s() {
+    let labels = |path: &str, label: &str| with(path, json!(label)).unwrap().plan.labels;
+    assert_eq!(labels("process.apparmorProfile", "x").apparmor.as_deref(), Some("x"));
+    assert_eq!(labels("process.selinuxLabel", "u:r:t:s0").selinux.as_deref(), Some("u:r:t:s0"));
+    for none in ["", "unconfined"] {
+        assert!(labels("process.apparmorProfile", none).is_empty(), "{none:?}");
+    }
 }
