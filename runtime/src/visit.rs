@@ -164,6 +164,15 @@ impl Visited {
         Ok(())
     }
 
+    /// Whether it has ended, or does so in the time that a killed one may take.
+    pub(crate) fn is_gone_soon(&self) -> Result<bool, VisitError> {
+        match self.dir.supervisor() {
+            Some(supervisor) => self.has_ended(&supervisor, Some(KILLED)),
+            // Its VM is gone, and its supervisor is about to say so.
+            None => Ok(self.dir.wait().map(|_| true)?),
+        }
+    }
+
     fn has_ended(&self, supervisor: &OwnedFd, time: Option<Duration>) -> Result<bool, VisitError> {
         let time = time.and_then(|time| Timespec::try_from(time).ok());
         let mut fds = [PollFd::new(supervisor, PollFlags::IN)];

@@ -73,9 +73,15 @@ fn kill_bundled(
         Status::Paused => return Err(DeafError::Paused(name.to_owned()).into()),
         Status::Creating | Status::Created | Status::Running => {}
     }
-    match Visited::new(root.find(name)?)?.signal(signal, all) {
-        // It has ended meanwhile.
-        Err(_) if !root.find(name)?.alive => Err(DeafError::Stopped.into()),
-        end => Ok(end.map(|()| 0)?),
+    let container = Visited::new(root.find(name)?)?;
+    match container.signal(signal, all) {
+        // Engines delete it next, and find it stopped.
+        Ok(()) if signal == SIGKILL => Ok(container.is_gone_soon().map(|_| 0)?),
+        Ok(()) => Ok(0),
+        // Its guest hears nobody any more.
+        Err(_) if status != Status::Creating && container.is_gone_soon()? => {
+            if all { Ok(0) } else { Err(DeafError::Stopped.into()) }
+        }
+        Err(error) => Err(error.into()),
     }
 }
