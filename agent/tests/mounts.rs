@@ -90,6 +90,23 @@ fn options_that_mean_nothing_or_are_not_supported_are_refused_by_name() {
 }
 
 #[test]
+fn proc_is_not_mounted_where_a_link_of_the_image_points() {
+    if !containers_work_here("a link at /proc") {
+        return;
+    }
+    let mut agent = Running::start();
+    let root = agent.root("c");
+    let _ = std::fs::remove_dir(root.join("proc"));
+    std::os::unix::fs::symlink("/elsewhere", root.join("proc")).unwrap();
+    std::fs::create_dir(root.join("elsewhere")).unwrap();
+    let mut spec = container(&root, &["true"]);
+    spec.process.stdio = NO_STREAMS;
+    spec.mounts = vec![mount("/proc", "proc", "proc", &[])];
+    let fault = agent.host.call(create("c", spec)).unwrap_err();
+    assert_eq!(fault.message, "mounts: /proc: proc must be mounted on ordinary directory");
+}
+
+#[test]
 fn what_an_image_has_is_copied_into_a_tmpfs_that_asks_for_it() {
     if !containers_work_here("tmpcopyup") {
         return;

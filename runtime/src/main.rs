@@ -54,7 +54,7 @@ fn main() -> ExitCode {
         Ok(code) => code.into(),
         Err(Failure { message, code }) => {
             if !message.is_empty() {
-                eprintln!("microvm: {message}");
+                eprintln!("microvm: error: {message}");
             }
             code.into()
         }

@@ -97,8 +97,8 @@ pub(crate) enum StateError {
         /// It is running.
         alive: bool,
     },
-    /// There is no such container.
-    #[error("no container {word:?}")]
+    /// There is no such container. Engines and tests know it by runc's words.
+    #[error("container {word:?} does not exist")]
     NotFound {
         /// What was asked for.
         word: String,

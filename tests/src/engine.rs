@@ -44,7 +44,7 @@ impl House {
     #[track_caller]
     pub fn state_of(&self, name: &str) -> Option<Value> {
         let said = self.call(["state", name]);
-        if said.code == 1 && said.stderr.contains("no container") {
+        if said.code == 1 && said.stderr.contains("does not exist") {
             return None;
         }
         Some(serde_json::from_slice(&said.expect_code(0).stdout).unwrap())

@@ -78,7 +78,7 @@ fn of_two_deletes_one_finds_nothing() {
     house.call(["kill", "box", "KILL"]).expect_code(0);
     house.call(["wait", "box"]).expect_code(0);
     let said = loser(both(&house, &["delete", "box"], &["delete", "box"]));
-    assert!(said.contains("no container \"box\""), "{said}");
+    assert!(said.contains("container \"box\" does not exist"), "{said}");
     running(&house, &bundle);
     let force = ["delete", "--force", "box"];
     for outcome in both(&house, &force, &force) {

@@ -75,7 +75,7 @@ fn a_container_is_created_started_and_deleted() {
 
     house.call(["delete", "--force", "box"]).expect_code(0);
     let gone = house.call(["state", "box"]).expect_code(1);
-    assert!(gone.stderr.contains("no container \"box\""), "{}", gone.stderr);
+    assert!(gone.stderr.contains("container \"box\" does not exist"), "{}", gone.stderr);
     house.call(["delete", "box"]).expect_code(1);
     house.call(["delete", "--force", "box"]).expect_code(0);
     assert!(!Path::new("/sys/fs/cgroup/box").exists());
@@ -403,7 +403,7 @@ fn what_cannot_be_done_is_refused_by_name() {
     let line: Value = serde_json::from_str(&fs::read_to_string(&log).unwrap()).unwrap();
     assert_eq!(
         (&line["level"], &line["msg"]),
-        (&json!("error"), &json!("no container \"nobody\""))
+        (&json!("error"), &json!("container \"nobody\" does not exist"))
     );
     drop(bundle);
     house.expect_nothing_left();

@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use proto::spec::Mount;
-use rustix::fs::{CWD, FileType};
+use rustix::fs::{CWD, FileType, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create,
@@ -33,6 +33,8 @@ pub(crate) enum MountError {
     Unsupported { destination: String, option: String },
     #[error("mounts: {destination}: options: {option} means nothing there")]
     Meaningless { destination: String, option: String },
+    #[error("mounts: {destination}: {kind} must be mounted on ordinary directory")]
+    OnLink { destination: String, kind: String },
     #[error("mounts: {destination}: tmpcopyup: {error}")]
     CopyUp { destination: String, error: CopyError },
     #[error("mounts: {destination}: source {from}: {}", words(*.errno))]
@@ -51,7 +53,8 @@ impl MountError {
             | Self::NoSource { .. }
             | Self::NoType { .. }
             | Self::Unsupported { .. }
-            | Self::Meaningless { .. } => true,
+            | Self::Meaningless { .. }
+            | Self::OnLink { .. } => true,
             Self::Source { errno, .. } => *errno == Errno::NOENT,
             Self::FileSystem { error, .. } => matches!(error.errno, Errno::INVAL | Errno::NODEV),
             Self::Step { .. } | Self::CopyUp { .. } => false,
@@ -98,6 +101,14 @@ pub(crate) fn mount(root: &Within<'_>, mount: &Mount) -> Result<(), MountError> 
         let place = root.find(&mount.destination).map_err(step("destination"))?;
         return change(place.as_fd(), &options).map_err(step("remount"));
     }
+    // What is masked and made read-only later is looked for at the usual places: an image may not
+    // move them.
+    if let Some(kind @ ("proc" | "sysfs")) = mount.kind.as_deref()
+        && bind.is_none()
+        && is_link(root, &mount.destination)
+    {
+        return Err(MountError::OnLink { destination: destination(), kind: kind.to_owned() });
+    }
     let (tree, is_directory) = match bind {
         Some(bind) => bound(mount, bind)?,
         None => (new_mount(root, mount, &options)?, true),
@@ -118,6 +129,12 @@ pub(crate) fn mount(root: &Within<'_>, mount: &Mount) -> Result<(), MountError> 
     attach(tree.as_fd(), place.as_fd()).map_err(step("mount"))?;
     let recursive = Options { own: MountAttributes::default(), ..options };
     change(tree.as_fd(), &recursive).map_err(step("recursive options"))
+}
+
+fn is_link(root: &Within<'_>, path: &Path) -> bool {
+    let place = root.open(path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC);
+    let mode = place.and_then(|place| rustix::fs::fstat(&place)).map(|place| place.st_mode);
+    mode.is_ok_and(|mode| FileType::from_raw_mode(mode) == FileType::Symlink)
 }
 
 /// Says what happens to later mounts below one of a container's `mounts`. The container's root must

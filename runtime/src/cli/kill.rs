@@ -80,7 +80,11 @@ fn kill_bundled(
         Ok(()) => Ok(0),
         // Its guest hears nobody any more.
         Err(_) if status != Status::Creating && container.is_gone_soon()? => {
-            if all { Ok(0) } else { Err(DeafError::Stopped.into()) }
+            if all {
+                Ok(0)
+            } else {
+                Err(DeafError::Stopped.into())
+            }
         }
         Err(error) => Err(error.into()),
     }

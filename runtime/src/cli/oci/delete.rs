@@ -47,11 +47,14 @@ pub(in crate::cli) fn delete(settings: &Settings, id: &str, force: bool) -> Resu
         end_at_once(&entry.dir)?;
         return remove(&root, &entry.dir).map(drop);
     }
-    let Known { dir, record, oci, status } = Known::new(entry)?;
+    let Known { dir, record, oci, mut status } = Known::new(entry)?;
+    let container = Visited::of(dir, record);
+    if !force && status == Status::Running && is_on_its_way_out(&container)? {
+        status = Status::Stopped;
+    }
     if !force && !matches!(status, Status::Created | Status::Stopped) {
         return Err(NotStopped { id: id.to_owned(), status }.into());
     }
-    let container = Visited::of(dir, record);
     match status {
         Status::Stopped => {}
         // A guest that is stopped hears no signal.
@@ -78,6 +81,12 @@ pub(in crate::cli) fn delete(settings: &Settings, id: &str, force: bool) -> Resu
 fn remove(root: &Root, dir: &Dir) -> Result<bool, Failure> {
     let cgroup = dir.cgroup();
     root.remove(dir, || Ok(cgroup.map_or(Ok(()), |cgroup| cgroup.remove())?))
+}
+
+/// Whether its process has ended and its VM is about to: a VM takes longer to end than a process, and
+/// engines do not know that it is there.
+fn is_on_its_way_out(container: &Visited) -> Result<bool, Failure> {
+    Ok(container.signal(0, false).is_err() && container.is_gone_soon()?)
 }
 
 fn end_at_once(dir: &Dir) -> Result<(), Failure> {
