@@ -100,8 +100,8 @@ fn chosen<'a, T>(
 /// Runs cases and prints what each said as soon as it has.
 fn hear(trial: &Trial, suite: &Suite, cases: &[&String], runtimes: &[&usize]) -> Result<Said> {
     let mut said = Said::new();
-    for &&at in runtimes {
-        for &case in cases {
+    for &case in cases {
+        for &&at in runtimes {
             let place = &mut said.entry(case.clone()).or_default()[at];
             let Some(answers) = trial.run(suite, case, RUNTIMES[at])? else { continue };
             for (name, outcome) in &answers.outcomes {
