@@ -10,4 +10,44 @@ pub(super) struct Exception {
     pub(super) reason: &'static str,
 }
 
-pub(super) const EXCEPTIONS: &[Exception] = &[];
+const NO_HOST_NETWORK: &str = "a container without a network namespace would be on the host's network, where \
+    a guest cannot be: `create` refuses it";
+
+pub(super) const EXCEPTIONS: &[Exception] = &[
+    Exception { suite: "runtime-tools", test: "linux_ns_itype", reason: NO_HOST_NETWORK },
+    Exception {
+        suite: "runtime-tools",
+        test: "linux_ns_nopath",
+        reason: "looks at the namespaces of a process of the host: what the container has for itself \
+            is the guest's, and the process is the supervisor",
+    },
+    Exception {
+        suite: "runtime-tools",
+        test: "linux_ns_path",
+        reason: "a guest's processes cannot join the host's namespaces: all paths but the network's \
+            are refused",
+    },
+    Exception { suite: "contest", test: "ns_itype", reason: NO_HOST_NETWORK },
+    Exception {
+        suite: "contest",
+        test: "fd_control",
+        reason: "descriptors cannot be passed into a VM: `--preserve-fds` is refused",
+    },
+    Exception {
+        suite: "contest",
+        test: "hooks",
+        reason: "its startContainer hooks fail, because they write to the host's path from inside the \
+            container; the specification has `start` fail then, and runc goes on",
+    },
+    Exception {
+        suite: "contest",
+        test: "seccomp_notify",
+        reason: "the listener would get a descriptor of the guest's kernel: `SCMP_ACT_NOTIFY` is refused",
+    },
+    Exception {
+        suite: "contest",
+        test: "update",
+        reason: "reads the cgroup on the host, which holds the VM: its `memory.max` is the limit and what \
+            the VM needs, and the limit of processes is the guest's",
+    },
+];
