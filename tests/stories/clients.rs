@@ -17,9 +17,10 @@ crate::stories![
     podman_lends_directories_and_files,
     podman_limits_and_confines,
     podman_s_apparmor_profile_is_the_vm_s,
+    podman_checks_health,
     podman_hears_what_a_vm_cannot_do,
     containerd_runs_tasks,
-    buildah_builds_an_image,
+    buildah_builds_and_runs,
 ];
 
 /// The demo image as podman and buildah know it.
@@ -208,6 +209,19 @@ fn podman_s_apparmor_profile_is_the_vm_s() {
     expect_nothing_left();
 }
 
+fn podman_checks_health() {
+    let check = ["--health-cmd", "test -e /tmp/well", "--health-interval", "disable"];
+    let options = [&["-d", "--name", "web", "--health-retries", "1"], &check[..]].concat();
+    run(&[&options[..], &[IMAGE, "sleep", "1000"]].concat()).expect_code(0);
+    call(&["healthcheck", "run", "web"]).expect_code(1);
+    call(&["exec", "web", "touch", "/tmp/well"]).expect_code(0);
+    call(&["healthcheck", "run", "web"]).expect_code(0);
+    let health = call(&["inspect", "web", "--format", "{{.State.Health.Status}}"]);
+    assert_eq!(health.expect_code(0).text(), "healthy\n");
+    call(&["rm", "-f", "-t", "0", "web"]).expect_code(0);
+    expect_nothing_left();
+}
+
 fn podman_hears_what_a_vm_cannot_do() {
     load();
     let refused = call(&["run", "--rm", "--network", "host", IMAGE, "true"]).expect_code(126);
@@ -292,7 +306,7 @@ fn containerd_runs_tasks() {
     assert_eq!(containerd.ctr(&["container", "ls", "-q"]).expect_code(0).text(), "");
 }
 
-fn buildah_builds_an_image() {
+fn buildah_builds_and_runs() {
     load();
     let context = tempfile::Builder::new().prefix("build-").tempdir().unwrap();
     let file = format!("FROM {IMAGE}\nRUN uname -r > /kernel\nRUN cat /kernel && touch /built\n");
@@ -307,5 +321,14 @@ fn buildah_builds_an_image() {
     let said = run(&["--rm", "localhost/built", "ls", "/built"]).expect_code(0);
     assert_eq!(said.text(), "/built\n");
     call(&["rmi", "localhost/built"]).expect_code(0);
+
+    let from = ["from", "--pull-never", "--name", "workshop", IMAGE];
+    Outcome::of(Command::new("buildah").args(from)).expect_code(0);
+    let run = ["run", "--runtime", &program(), "--isolation", "oci", "--network", "none"];
+    let mut inside = Command::new("buildah");
+    inside.args(run).args(["workshop", "--", "uname", "-r"]).stdin(Stdio::null());
+    let said = Outcome::of(&mut inside).expect_code(0);
+    assert!(said.text().ends_with("-microvm\n"), "{}", said.text());
+    Outcome::of(Command::new("buildah").args(["rm", "workshop"])).expect_code(0);
     expect_nothing_left();
 }

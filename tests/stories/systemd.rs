@@ -90,4 +90,35 @@ fn podman_leaves_cgroups_to_systemd() {
     assert!(stats.text().contains("MB"), "{}", stats.text());
     call(&["rm", "-f", "-t", "0", "web"]).expect_code(0);
     assert!(!group.exists());
+
+    // A unit that podman generates: systemd starts the container, and starts it again.
+    let shared = tempfile::Builder::new().prefix("starts-").tempdir().unwrap();
+    let volume = format!("{}:/starts", shared.path().display());
+    let program = "echo up >> /starts/log; exec sleep 1000";
+    let create = ["create", "--name", "unit", "--network", "none", "-v", &volume];
+    call(&[&create[..], &[IMAGE, "sh", "-c", program]].concat()).expect_code(0);
+    let unit = call(&["generate", "systemd", "--restart-policy", "always", "unit"]).expect_code(0);
+    let file = shared.path().join("container-unit.service");
+    fs::write(&file, unit.stdout).unwrap();
+    let systemctl = |args: &[&str]| {
+        Outcome::of(&mut machine.command("systemctl", args)).expect_code(0);
+    };
+    systemctl(&["link", file.to_str().unwrap()]);
+    systemctl(&["start", "container-unit"]);
+    let log = shared.path().join("log");
+    let starts = || fs::read_to_string(&log).map_or(0, |text| text.lines().count());
+    wait_until(|| starts() == 1);
+    call(&["kill", "unit"]).expect_code(0);
+    wait_until(|| starts() == 2);
+    systemctl(&["stop", "container-unit"]);
+    let status = call(&["inspect", "unit", "--format", "{{.State.Status}}"]).expect_code(0);
+    assert_eq!(status.text(), "exited\n");
+    call(&["rm", "unit"]).expect_code(0);
+}
+
+/// The story's watchdog ends what never happens.
+fn wait_until(so: impl Fn() -> bool) {
+    while !so() {
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
 }

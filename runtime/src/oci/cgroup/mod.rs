@@ -223,9 +223,14 @@ fn remove(place: &Path) -> Result<(), CgroupError> {
             remove(&entry.path())?;
         }
     }
-    wait_until_empty(place).map_err(at(place))?;
-    match fs::remove_dir(place) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(at(place)(error)),
+    match wait_until_empty(place).and_then(|()| fs::remove_dir(place)) {
+        // systemd takes an empty one away by itself: its files stop answering, then they are gone.
+        Err(error) if !is_gone(&error) => Err(at(place)(error)),
         _ => Ok(()),
     }
+}
+
+fn is_gone(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound
+        || error.raw_os_error() == Some(rustix::io::Errno::NODEV.raw_os_error())
 }

@@ -110,14 +110,15 @@ impl Bus {
         stream.set_write_timeout(Some(PATIENCE))?;
         let user = rustix::process::geteuid().as_raw().to_string();
         let hexadecimal: String = user.bytes().map(|digit| format!("{digit:02x}")).collect();
-        write!(&stream, "\0AUTH EXTERNAL {hexadecimal}\r\n")?;
+        // BEGIN goes ahead of the answer, as systemd's own clients have it: a call that reaches systemd in
+        // one piece with BEGIN lies there until something else comes.
+        (&stream).write_all(format!("\0AUTH EXTERNAL {hexadecimal}\r\nBEGIN\r\n").as_bytes())?;
         let mut stream = BufReader::new(stream);
         let mut answer = String::new();
         (&mut stream).take(512).read_line(&mut answer)?;
         if !answer.starts_with("OK ") {
             return Err(BusError::Nonsense { what: format!("AUTH: {}", answer.trim()) });
         }
-        stream.get_ref().write_all(b"BEGIN\r\n")?;
         Ok(Self { stream, serial: 0, signals: vec![] })
     }
 
