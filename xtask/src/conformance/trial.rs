@@ -7,6 +7,7 @@ use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context, Result};
 
@@ -97,7 +98,7 @@ impl<'a> Trial<'a> {
         step::read("listing cases", &mut self.up.command(&words))
     }
 
-    /// The first line of each runtime's `--version`.
+    /// The first line of each runtime's `--version`, and the commit of ours.
     pub(super) fn versions(&self) -> Result<[String; RUNTIMES.len()]> {
         let mut versions = RUNTIMES.map(str::to_owned);
         for version in &mut versions {
@@ -105,6 +106,10 @@ impl<'a> Trial<'a> {
             let text = step::read("asking for versions", &mut self.up.command(&words))?;
             *version = text.lines().next().unwrap_or_default().to_owned();
         }
+        let mut git = Command::new("git");
+        git.current_dir(paths::checkout()).args(["rev-parse", "HEAD"]);
+        let commit = step::read("asking for the commit", &mut git)?;
+        versions[super::OURS].push_str(&format!(" at `{}`", commit.trim()));
         Ok(versions)
     }
 
