@@ -8,6 +8,9 @@ use super::outcome::{Answers, Outcome};
 use super::suites::Suite;
 use super::{OURS, RUNTIMES, Said};
 
+/// Of a test that a runtime was not asked yet.
+const NOT_RUN: Outcome = Outcome::Broke("not run");
+
 /// A test and what became of it, in the order of [`RUNTIMES`].
 struct Row {
     test: String,
@@ -115,6 +118,8 @@ impl<'a> Report<'a> {
     fn totals(&self) -> String {
         let mut text = head("suite");
         for (suite, rows) in &self.tables {
+            // Counts of different tests would say nothing beside each other.
+            let rows: Vec<_> = rows.iter().filter(|row| !row.outcomes.contains(&NOT_RUN)).collect();
             let _ = write!(text, "| {}, {} tests |", suite.name, rows.len());
             for at in 0..RUNTIMES.len() {
                 let passed = rows.iter().filter(|row| row.outcomes[at] == Outcome::Passed).count();
@@ -174,7 +179,7 @@ fn rows(suite: &Suite, said: &Said) -> Vec<Row> {
 }
 
 fn outcome(answers: Option<&Answers>, test: &str) -> Outcome {
-    let Some(answers) = answers else { return Outcome::Broke("not run") };
+    let Some(answers) = answers else { return NOT_RUN };
     let broke = || Outcome::Broke(answers.broke.unwrap_or("no answer"));
     answers.outcomes.get(test).copied().unwrap_or_else(broke)
 }
