@@ -87,8 +87,9 @@ pub(crate) fn mount(root: &Within<'_>, mount: &Mount) -> Result<(), MountError> 
     let bind = share.or(options.bind);
     let bind = bind.or((mount.kind.as_deref() == Some("bind")).then_some(Bind::One));
     let is_tmpfs = bind.is_none() && mount.kind.as_deref() == Some("tmpfs");
-    let nothing_to_say = options.remount || bind.is_some();
-    let meaningless = options.data.iter().find(|(word, _)| nothing_to_say && !of_superblock(word));
+    // A bind has no file system of its own to tell: mount(2) takes the words and does nothing with
+    // them, other runtimes leave it at that, and bundles count on it.
+    let meaningless = options.data.iter().find(|(word, _)| options.remount && !of_superblock(word));
     if let Some((option, _)) = meaningless {
         let option = option.clone();
         return Err(MountError::Meaningless { destination: destination(), option });
@@ -229,7 +230,7 @@ fn mode_of(root: &Within<'_>, destination: &Path) -> Option<(String, Option<Stri
     is_directory.then(|| ("mode".to_owned(), Some(format!("{:o}", there.st_mode & 0o7777))))
 }
 
-/// Words for how a file system as a whole writes. A bind mount or a remount leaves that as it is.
+/// Words for how a file system as a whole writes. A remount leaves that as it is.
 fn of_superblock(word: &str) -> bool {
     ["async", "dirsync", "lazytime", "mand", "nolazytime", "nomand", "sync"].contains(&word)
 }
