@@ -16,8 +16,9 @@ use crate::state::Dir;
 /// The longest answer worth reading: `OK`, a space, ten digits, a newline, and room.
 const MAX_ANSWER: usize = 32;
 
-/// How long a guest may take to accept; all of it passes only if the guest hangs.
-const ACCEPT: Duration = Duration::from_secs(10);
+/// How long a guest may take to accept. A busy host with a container of half a processor has been seen to
+/// take ten seconds; all of it passes only if the guest hangs.
+const ACCEPT: Duration = Duration::from_secs(30);
 
 /// Why a port of a guest was not reached.
 #[derive(Debug, thiserror::Error)]
