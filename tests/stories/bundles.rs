@@ -154,6 +154,10 @@ fn more_processes_join_a_container() {
     let pids: Vec<u32> = serde_json::from_slice(&pids.stdout).unwrap();
     assert!(!pids.is_empty());
     assert!(house.call(["ps", "box"]).expect_code(0).text().contains("sleep 1000"));
+    let threads = house.call(["ps", "--threads", "box"]).expect_code(0).text();
+    for word in ["supervise-bundle", "vmm", "vcpu0", "files"] {
+        assert!(threads.contains(word), "no {word}: {threads}");
+    }
     house.call(["delete", "--force", "box"]).expect_code(0);
     drop(bundle);
     house.expect_nothing_left();

@@ -20,8 +20,8 @@ use crate::vcpu::internal_error;
 
 /// A guest slower than this is interpreted. Hardware runs such a loop at more than 500 million
 /// instructions a second and KVM inside an emulated machine at 80 to 120, both of which boot a kernel
-/// in good time; interpreters manage 2.
-pub const SLOWEST_REAL: u64 = 20_000_000;
+/// in good time, and a third of that when the machine is overcommitted; interpreters manage 2.
+pub const SLOWEST_REAL: u64 = 8_000_000;
 
 /// Memory of the throw-away VM: tables, code and a page of scratch.
 const RAM: Range = Range { start: 0, bytes: 2 << 20 };

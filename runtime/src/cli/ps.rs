@@ -1,7 +1,7 @@
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
-use super::oci::{FAILED, processes};
+use super::oci::{FAILED, processes, threads};
 use super::{ago, table};
 use crate::exit::Failure;
 use crate::settings::Settings;
@@ -20,6 +20,9 @@ pub(super) struct Ps {
     /// How to print.
     #[arg(short, long, value_enum, default_value_t = Format::Table)]
     format: Format,
+    /// Not the guest's processes: the host's threads that work for the container.
+    #[arg(long, requires = "name")]
+    threads: bool,
     /// The container whose processes to list.
     #[arg(value_name = "NAME")]
     name: Option<String>,
@@ -51,6 +54,9 @@ struct Row {
 
 impl Ps {
     pub(super) fn call(self, settings: &Settings) -> Result<u8, Failure> {
+        if let (Some(name), true) = (&self.name, self.threads) {
+            return threads(settings, name, self.format == Format::Json);
+        }
         if let Some(name) = &self.name {
             let end = processes(settings, name, self.format == Format::Json);
             return end.map_err(|failure| Failure { code: FAILED, ..failure });

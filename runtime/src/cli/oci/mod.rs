@@ -12,6 +12,7 @@ mod processes;
 mod spec;
 mod start;
 mod state;
+mod threads;
 mod update;
 
 use clap::Subcommand;
@@ -26,6 +27,7 @@ pub(super) use self::added::{Added, write_pid_file};
 pub(super) use self::create::{Bundled, run};
 pub(super) use self::delete::delete;
 pub(super) use self::processes::processes;
+pub(super) use self::threads::threads;
 
 /// What an OCI runtime gives back when something goes wrong.
 pub(super) const FAILED: u8 = 1;
