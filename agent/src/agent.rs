@@ -215,6 +215,9 @@ impl Agent {
         self.watched.remove(&token);
         self.abandon(|_, planned| planned.asker.session == token, "was given up by its session");
         self.forget_execs();
+        // Its streams may have come without their call, now or the last time that somebody was killed.
+        let pending = &self.pending;
+        self.lines.retain(|(id, _), line| pending.contains_key(id) || !line.is_abandoned());
         if !matches!(end, SessionEnd::Closed | SessionEnd::Reset) {
             kmsg::say(Weight::Warning, &format!("session: {end}"));
         }
@@ -242,6 +245,10 @@ impl Agent {
                 if self.processes.get(&process).is_some_and(|known| known.alive().is_some()) {
                     let message = format!("stdio: {process:?} has its streams already");
                     kmsg::say(Weight::Warning, &message);
+                    return None;
+                }
+                // Whoever was killed right behind it will not ask for its process any more.
+                if !self.pending.contains_key(&process) && line.is_abandoned() {
                     return None;
                 }
                 // If there is one already, whoever dialled it dials again: the newer one counts.

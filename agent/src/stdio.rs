@@ -7,6 +7,7 @@ use proto::frame::{Decoder, FrameError};
 use proto::message::ProcessId;
 use proto::spec::Stdio;
 use proto::stream::{Attach, Stream};
+use rustix::event::{PollFd, PollFlags};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -80,6 +81,19 @@ impl Caller {
 impl AsFd for Caller {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
+    }
+}
+
+impl Line {
+    /// Whoever dialled it is gone, and nobody will ask for its process. One that has ended its input
+    /// early still reads: into its connection can be written.
+    pub(crate) fn is_abandoned(&self) -> bool {
+        let asked = PollFlags::OUT | PollFlags::RDHUP;
+        let mut line = [PollFd::new(&self.socket, asked)];
+        let _ = rustix::event::poll(&mut line, Some(&rustix::event::Timespec::default()));
+        let now = line[0].revents();
+        let gone = now.contains(PollFlags::RDHUP) && !now.contains(PollFlags::OUT);
+        gone || now.intersects(PollFlags::HUP | PollFlags::ERR)
     }
 }
 
