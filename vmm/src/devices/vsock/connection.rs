@@ -206,6 +206,10 @@ impl<S: Stream> Connection<S> {
         self.writable |= readiness.writable();
         self.hung_up |= readiness.hung_up();
         self.gone |= readiness.gone();
+        if self.gone && self.host_done.send {
+            // It had ended its half before: nothing is read any more that could tell.
+            self.host_gone();
+        }
         while self.writable && !self.backlog.is_empty() {
             let outcome = self.stream.send_bytes(self.backlog.as_slices().0);
             if let Ok(bytes) = outcome {

@@ -359,6 +359,18 @@ fn a_host_that_is_gone_is_told_of_after_what_it_said_last() {
 }
 
 #[test]
+fn a_host_that_goes_after_it_has_ended_its_half_is_told_of() {
+    let mut between = Between::open();
+    between.host.0.borrow_mut().ended = true;
+    between.core.ready(ID, Readiness::default());
+    assert_eq!(between.next(), Some((PORTS, Operation::Shutdown(SEND))));
+    between.host.0.borrow_mut().gone = true;
+    between.core.ready(ID, Readiness::GONE);
+    assert_eq!(between.next(), Some((PORTS, Operation::Shutdown(Halves::BOTH))));
+    assert_eq!(between.next(), None);
+}
+
+#[test]
 fn a_guest_that_closes_is_answered_when_its_last_byte_is_out() {
     let mut between = Between::open();
     between.host.0.borrow_mut().takes = 0;
