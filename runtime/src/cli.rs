@@ -7,7 +7,9 @@ mod kill;
 mod load;
 mod logs;
 mod oci;
+mod progress;
 mod ps;
+mod pull;
 mod rm;
 mod rmi;
 mod run;
@@ -83,6 +85,7 @@ enum Verb {
     Kill(kill::Kill),
     Stop(stop::Stop),
     Rm(rm::Rm),
+    Pull(pull::Pull),
     Load(load::Load),
     Images(images::Images),
     Rmi(rmi::Rmi),
@@ -133,6 +136,7 @@ fn call(cli: Cli) -> Result<u8, Failure> {
         Verb::Kill(verb) => verb.call(&settings),
         Verb::Stop(verb) => verb.call(&settings),
         Verb::Rm(verb) => verb.call(&settings),
+        Verb::Pull(verb) => verb.call(&settings),
         Verb::Load(verb) => verb.call(&settings),
         Verb::Images(verb) => verb.call(&settings),
         Verb::Rmi(verb) => verb.call(&settings),

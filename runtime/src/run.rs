@@ -27,6 +27,16 @@ pub(crate) enum RunError {
     /// The image.
     #[error(transparent)]
     Image(#[from] image::FindError),
+    /// Its programs are another machine's.
+    #[error("image {image} is for {theirs}, this machine is {ours}")]
+    Foreign {
+        /// The image.
+        image: String,
+        /// What it is for.
+        theirs: String,
+        /// What this machine is.
+        ours: String,
+    },
     /// The image's disk.
     #[error("disk of image {image}")]
     Disk {
@@ -85,6 +95,11 @@ pub(crate) fn run(
         Some(_) => (image::Config::default(), None),
         None => {
             let found = image::Store::open(&settings.store)?.find(image)?;
+            let (ours, theirs) = (image::Platform::here(), found.platform);
+            if !ours.takes(&theirs) {
+                let (theirs, ours) = (theirs.to_string(), ours.to_string());
+                return Err(RunError::Foreign { image: image.to_owned(), theirs, ours });
+            }
             (found.config, Some(found.disk))
         }
     };
