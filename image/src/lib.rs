@@ -52,5 +52,8 @@ pub use registry::{
     Access, CredentialError, Credentials, News, Patience, PullError, RegistryError, Watcher,
 };
 pub use spool::SpoolError;
-pub use store::{FindError, Image, Layer, LoadError, OpenStoreError, RemoveError, Removed, Store};
+pub use store::{
+    ArchiveKind, FindError, Image, Layer, LoadError, OpenStoreError, Pruned, RemoveError, Removed,
+    SaveError, Store, Unneeded,
+};
 pub use tarball::TarError;

@@ -8,7 +8,7 @@ use crate::host::{self, HostError};
 use crate::kvm::KvmError;
 use crate::plan::{self, PlanError};
 use crate::platform::{self, Platform, PlatformError};
-use crate::sandbox::{BootError, Planned};
+use crate::sandbox::{BootError, Disk, Planned};
 use crate::settings::Settings;
 use crate::shares::{Share, ShareError};
 use crate::signals::Signals;
@@ -100,7 +100,7 @@ pub(crate) fn run(
                 let (theirs, ours) = (theirs.to_string(), ours.to_string());
                 return Err(RunError::Foreign { image: image.to_owned(), theirs, ours });
             }
-            (found.config, Some(found.disk))
+            (found.config, Some((found.disk, found.id)))
         }
     };
     timeline.mark("image found");
@@ -110,7 +110,7 @@ pub(crate) fn run(
     let platform = Platform::open(settings, &root)?;
     timeline.mark("kvm ready");
     let disk = disk
-        .map(File::open)
+        .map(|(path, image)| Ok(Disk { file: File::open(path)?, image }))
         .transpose()
         .map_err(|source| RunError::Disk { image: image.to_owned(), source })?;
     let shares = plan.shares.iter().map(Share::open).collect::<Result<_, _>>()?;

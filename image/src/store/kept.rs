@@ -23,6 +23,8 @@ pub struct Layer {
 /// The manifest of an image in the store.
 #[derive(Debug)]
 pub(super) struct Kept {
+    pub(super) json: Vec<u8>,
+    pub(super) manifest: ImageManifest,
     /// Digest and length of each layer, lowest first.
     pub(super) layers: Vec<(Digest, u64)>,
 }
@@ -47,7 +49,7 @@ impl Store {
             Ok((digest, layer.size()))
         });
         let layers = layers.collect::<Result<_, FindError>>()?;
-        Ok(Some(Kept { layers }))
+        Ok(Some(Kept { json, manifest, layers }))
     }
 
     /// The layers of `image`, lowest first; none if it was loaded by a microvm that kept none.
@@ -57,6 +59,11 @@ impl Store {
         let both = layers.zip(&image.diff_ids);
         let layer = |(&(digest, bytes), &diff_id)| Layer { digest, bytes, diff_id };
         Ok(both.map(layer).collect())
+    }
+
+    /// The digest of `image`'s manifest, which is what registries call it by; `None` if none was kept.
+    pub fn manifest_digest(&self, image: &Image) -> Result<Option<Digest>, FindError> {
+        Ok(self.kept(image.id)?.map(|kept| Digest::of(&kept.json)))
     }
 
     /// The blobs that images in the store have. An image whose manifest cannot be read has none: it has

@@ -131,12 +131,11 @@ impl Store {
             return Ok(Err(LayerError::WrongDigest { found }));
         }
         let blob = self.blob(found);
-        if !blob.exists() {
-            copy.as_file().sync_all().map_err(io)?;
-            let at = |source| LoadError::Io { path: blob.clone(), source };
-            copy.persist(&blob).map_err(|error| at(error.error))?;
-            sync_directory(&self.blobs()).map_err(at)?;
-        }
+        // One that is there may be damaged, and this one is not.
+        copy.as_file().sync_all().map_err(io)?;
+        let at = |source| LoadError::Io { path: blob.clone(), source };
+        copy.persist(&blob).map_err(|error| at(error.error))?;
+        sync_directory(&self.blobs()).map_err(at)?;
         Ok(Ok((found, bytes, packing)))
     }
 }

@@ -59,9 +59,16 @@ impl Store {
         let mut spool = Spool::new(&tmp)?;
         for &(layer, diff_id) in &parts.layers {
             let path = self.blob(layer);
-            let blob = Member::of_file(&path).map_err(|source| (path, source))?;
-            layer::unpack(blob, layer, diff_id, &mut merge, &mut spool, &mut budget)
-                .map_err(|source| MakeError::Layer { layer, source })?;
+            let blob = Member::of_file(&path).map_err(|source| (path.clone(), source))?;
+            layer::unpack(blob, layer, diff_id, &mut merge, &mut spool, &mut budget).map_err(
+                |source| {
+                    if matches!(source, LayerError::WrongDigest { .. }) {
+                        // It was damaged here: the next to want it brings it again.
+                        let _ = fs::remove_file(&path);
+                    }
+                    MakeError::Layer { layer, source }
+                },
+            )?;
         }
         let place = made.path().join("disk.erofs");
         let io = |source| (place.clone(), source);

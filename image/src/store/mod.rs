@@ -22,7 +22,9 @@ mod kept;
 mod load;
 mod make;
 mod names;
+mod prune;
 mod pull;
+mod save;
 
 use std::fs::{self, File};
 use std::io;
@@ -36,6 +38,8 @@ use crate::{Config, Digest, Limits, Past, Platform, Reference};
 pub use error::{FindError, LoadError, OpenStoreError, RemoveError};
 pub use kept::Layer;
 use names::Names;
+pub use prune::{Pruned, Unneeded};
+pub use save::{ArchiveKind, SaveError};
 
 const VERSION: &str = "1";
 
@@ -208,7 +212,11 @@ impl Store {
 
     /// Whether the image is there with all that is kept of it.
     fn has(&self, id: Digest, names: &Names) -> bool {
-        self.image(id, names).is_ok() && matches!(self.kept(id), Ok(Some(_)))
+        let whole = |&(digest, bytes): &(Digest, u64)| {
+            fs::symlink_metadata(self.blob(digest)).is_ok_and(|blob| blob.len() == bytes)
+        };
+        let kept = || self.kept(id).ok().flatten();
+        self.image(id, names).is_ok() && kept().is_some_and(|kept| kept.layers.iter().all(whole))
     }
 
     /// The image with this id, its files judged as someone may have edited them.

@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use image::{Credentials, Digest};
+use image::{ArchiveKind, Credentials, Digest};
 
 use crate::place::Place;
 use crate::shelf::{HERE, Made, layer};
@@ -14,6 +14,7 @@ use crate::{Test, child};
 pub(crate) const TESTS: &[Test] = &[
     ("what_skopeo_pushed_is_pulled_whole", pushed_and_pulled),
     ("a_registry_with_passwords_gives_to_who_has_one", with_password),
+    ("what_was_pulled_and_saved_is_read_by_skopeo", saved),
     ("a_certificate_is_checked_against_this_machines_authorities", encrypted),
 ];
 
@@ -129,6 +130,40 @@ fn with_password() {
             false => assert!(place.refusal(&image).contains("manifests/1: 401, ")),
         }
     }
+}
+
+fn saved() {
+    let (place, made) = (Place::new(), made());
+    let registry = Registry::new(place.directory.path(), "");
+    let image = registry.push(&made, place.directory.path(), &[]);
+    let pulled = place.pull(&image).unwrap();
+    let archive = place.directory.path().join("archive.tar");
+    let layers = |kind, word: &str| {
+        let mut out = File::create(&archive).unwrap();
+        place.store.save(std::slice::from_ref(&image), kind, &mut out).unwrap();
+        let copy = place.directory.path().join(word);
+        let copied = Command::new("skopeo")
+            .args(["copy", "--quiet", "--insecure-policy"])
+            .arg(format!("{word}:{}:{image}", archive.display()))
+            .arg(format!("dir:{}", copy.display()))
+            .output()
+            .unwrap();
+        assert!(copied.status.success(), "{}", String::from_utf8_lossy(&copied.stderr));
+        let manifest = fs::read(copy.join("manifest.json")).unwrap();
+        let json: serde_json::Value = serde_json::from_slice(&manifest).unwrap();
+        assert_eq!(json["config"]["digest"], Digest::of(&made.config).to_string());
+        let layers = json["layers"].as_array().unwrap().clone();
+        let digests = layers.iter().map(|layer| layer["digest"].as_str().unwrap().to_owned());
+        (digests.collect::<Vec<_>>(), Digest::of(&manifest))
+    };
+    // What skopeo packed on its way to the registry.
+    let kept = place.store.layers(&pulled).unwrap();
+    let packed: Vec<_> = kept.iter().map(|layer| layer.digest.to_string()).collect();
+    let manifest = place.store.manifest_digest(&pulled).unwrap();
+    assert_eq!(layers(ArchiveKind::Oci, "oci-archive"), (packed.clone(), manifest.unwrap()));
+    let plain: Vec<_> = made.layers.iter().map(|layer| Digest::of(layer).to_string()).collect();
+    assert_ne!(packed, plain);
+    assert_eq!(layers(ArchiveKind::Docker, "docker-archive").0, plain);
 }
 
 fn encrypted() {
