@@ -72,9 +72,9 @@ pub(crate) fn unpack(
     }
 }
 
-/// Returns the digest of all that was unpacked.
-fn unpack_entries(
-    packed: &mut Hashed<Member>,
+/// Puts the entries of what `packed` unpacks to on top of `merge`. Returns the digest of all of that.
+pub(crate) fn unpack_entries(
+    packed: &mut impl Read,
     merge: &mut Merge,
     spool: &mut Spool,
     budget: &mut Budget,

@@ -20,6 +20,7 @@
 mod archive;
 mod config;
 mod digest;
+pub mod entrances;
 mod erofs;
 mod layer;
 mod limits;
