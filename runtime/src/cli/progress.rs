@@ -42,10 +42,14 @@ impl Progress {
         progress
     }
 
-    /// The bars stay as they are.
+    /// The bars stay as they are, and what follows begins on a line of its own.
     pub(super) fn end(&self) {
         let layers = self.layers.lock().unwrap_or_else(PoisonError::into_inner);
-        layers.values().filter_map(|layer| layer.bar.as_ref()).for_each(ProgressBar::abandon);
+        let bars: Vec<_> = layers.values().filter_map(|layer| layer.bar.as_ref()).collect();
+        bars.iter().for_each(|bar| bar.abandon());
+        if !bars.is_empty() {
+            let _ = writeln!(io::stderr());
+        }
     }
 
     fn say(&self, line: &str) {
