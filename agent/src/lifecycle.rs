@@ -41,6 +41,7 @@ impl Agent {
             }
             Request::Wait { process, early } => self.wait(Waiting { asker, early }, &process),
             Request::Processes { container } => Some(self.list_processes(container)),
+            Request::ReadProc { container, files } => Some(self.read_proc(container, files)),
             Request::ReadCgroup { container, files } => Some(self.read_cgroup(container, files)),
             Request::WriteCgroup { container, values } => {
                 Some(self.write_cgroup(container, &values))

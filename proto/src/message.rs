@@ -98,6 +98,16 @@ pub enum Request {
         /// The container.
         container: String,
     },
+    /// Reads in a container's own `/proc`, by the numbers that its processes have there: `stat`, and of a
+    /// process `PID/stat`, `PID/status`, `PID/cmdline` and, as a link, `PID/ns/pid`; `.` is the numbers
+    /// themselves, one in a line. Answered by [`Reply::Files`], without what is not there, and each cut
+    /// to 4 KiB but for the numbers.
+    ReadProc {
+        /// The container.
+        container: String,
+        /// What is read.
+        files: Vec<String>,
+    },
     /// Reads files of a container's cgroup. Answered by [`Reply::Files`], without those that are not
     /// there.
     ReadCgroup {

@@ -337,6 +337,10 @@ fn what_is_asked_of_a_running_container_stands() {
         call(Request::ReadCgroup { container: container(), files: vec!["pids.max".into()] }),
         r#"{"id":7,"request":{"do":"read_cgroup","container":"web","files":["pids.max"]}}"#,
     );
+    stands(
+        call(Request::ReadProc { container: container(), files: vec!["1/stat".into()] }),
+        r#"{"id":7,"request":{"do":"read_proc","container":"web","files":["1/stat"]}}"#,
+    );
     let values = vec![("pids.max".to_owned(), "5".to_owned())];
     stands(
         call(Request::WriteCgroup { container: container(), values: values.clone() }),

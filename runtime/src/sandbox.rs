@@ -135,6 +135,11 @@ impl Claimed {
         &self.record
     }
 
+    /// Its directory.
+    pub(crate) fn dir(&self) -> io::Result<Dir> {
+        self.claim.dir.another()
+    }
+
     /// The memory its VM will have.
     pub(crate) fn ram_bytes(&self) -> u64 {
         self.planned.plan.ram_bytes
