@@ -12,7 +12,7 @@ use std::thread;
 
 use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, recv, socketpair};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
-use vmm::spec::{DiskSpec, Ending, FsSpec, HostPort, Inherited, Report, VmSpec, VsockSpec};
+use vmm::spec::{Begin, DiskSpec, Ending, FsSpec, HostPort, Inherited, Report, VmSpec, VsockSpec};
 
 use crate::labels::{LabelError, Labels};
 use crate::platform::Platform;
@@ -97,9 +97,11 @@ impl Vm {
             vcpus: parts.vcpus,
             ram_bytes: parts.ram_bytes,
             kvm: inherited(&parts.platform.kvm),
-            kernel: inherited(&parts.platform.kernel),
-            initramfs: inherited(&parts.platform.initramfs),
-            command_line: String::new(),
+            begin: Begin::Boot {
+                kernel: inherited(&parts.platform.kernel),
+                initramfs: inherited(&parts.platform.initramfs),
+                command_line: String::new(),
+            },
             disks: (parts.disk.iter())
                 .map(|disk| Some(DiskSpec { image: inherited(disk), read_only: true }))
                 .collect(),
@@ -111,9 +113,12 @@ impl Vm {
                     socket: inherited(&parts.agent),
                 }],
             },
-            fs: (parts.files.as_ref())
-                .map(|socket| FsSpec { tag: shares::TAG.to_owned(), socket: inherited(socket) }),
+            fs: (parts.files.as_ref()).map(|socket| FsSpec {
+                tag: shares::TAG.to_owned(),
+                socket: Some(inherited(socket)),
+            }),
             serial_log: parts.debug.then(|| inherited(&stderr)),
+            capture: None,
             control: inherited(&control_theirs),
         };
         let mut command = Command::new(THIS_PROGRAM);
@@ -218,6 +223,7 @@ impl fmt::Display for VmEnded {
         match &self.ending {
             Some(Ending::PoweredOff) => write!(f, "the guest powered itself off"),
             Some(Ending::OwnerGone) => write!(f, "the VM lost its owner"),
+            Some(Ending::Captured) => write!(f, "the VM was saved"),
             Some(Ending::Panicked { message, .. }) => {
                 write!(f, "the guest's kernel panicked: {}", printable(message))
             }
@@ -253,7 +259,10 @@ impl VmEnded {
                 | Ending::TripleFault { last_words }
                 | Ending::KvmStopped { last_words, .. },
             ) => last_words.as_str(),
-            Some(Ending::PoweredOff | Ending::OwnerGone | Ending::Failed { .. }) | None => "",
+            Some(
+                Ending::PoweredOff | Ending::OwnerGone | Ending::Captured | Ending::Failed { .. },
+            )
+            | None => "",
         };
         let lines: Vec<_> = words.lines().map(printable).filter(|line| !line.is_empty()).collect();
         lines[lines.len().saturating_sub(SHOWN_LINES)..].to_vec()

@@ -1,21 +1,25 @@
-//! How the state of a device stands in a snapshot.
+//! How a part of a machine stands in a snapshot: bytes that say whose state they are.
+//!
+//! `docs/snapshot-format.md` has the file around them.
+
+use std::collections::VecDeque;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-/// One part of a snapshot: bytes that say what they are.
+/// One part of a snapshot.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Section {
     /// What it is the state of: `virtio-rng`.
     pub kind: String,
     /// Which edition of that state's shape.
     pub version: u16,
-    /// The state, in JSON.
+    /// The state, in postcard's encoding.
     pub bytes: Vec<u8>,
 }
 
-/// A state that can stand in a [`Section`]. Its `Default` is power-on.
-pub trait State: Serialize + DeserializeOwned + Default {
+/// A state that can stand in a [`Section`]. That of a device has a `Default`, which is power-on.
+pub trait State: Serialize + DeserializeOwned {
     /// What [`Section::kind`] says.
     const KIND: &'static str;
     /// What [`Section::version`] says.
@@ -26,12 +30,12 @@ pub trait State: Serialize + DeserializeOwned + Default {
         Section {
             kind: Self::KIND.into(),
             version: Self::VERSION,
-            // A state is numbers, lists and texts: there is nothing JSON could refuse.
-            bytes: serde_json::to_vec(self).unwrap_or_default(),
+            // A state is numbers, lists and texts: there is nothing the encoding could refuse.
+            bytes: postcard::to_allocvec(self).unwrap_or_default(),
         }
     }
 
-    /// Reads it back. What it says is judged by the constructor that takes it.
+    /// Reads it back, to its last byte. What it says is judged by the constructor that takes it.
     fn from_section(section: &Section) -> Result<Self, SectionError> {
         let (kind, version) = (section.kind.clone(), section.version);
         if kind != Self::KIND {
@@ -40,8 +44,11 @@ pub trait State: Serialize + DeserializeOwned + Default {
         if version != Self::VERSION {
             return Err(SectionError::Version { kind, version, wanted: Self::VERSION });
         }
-        serde_json::from_slice(&section.bytes)
-            .map_err(|source| SectionError::Malformed { kind, source })
+        match postcard::take_from_bytes(&section.bytes) {
+            Ok((state, [])) => Ok(state),
+            Ok((_, rest)) => Err(SectionError::TooLong { kind, bytes: rest.len() }),
+            Err(source) => Err(SectionError::Malformed { kind, source }),
+        }
     }
 }
 
@@ -71,8 +78,16 @@ pub enum SectionError {
     Malformed {
         /// Whose.
         kind: String,
-        /// Where.
-        source: serde_json::Error,
+        /// What is wrong with the bytes.
+        source: postcard::Error,
+    },
+    /// More stands behind the state.
+    #[error("section {kind}: {bytes} bytes too many")]
+    TooLong {
+        /// Whose.
+        kind: String,
+        /// How many.
+        bytes: usize,
     },
     /// It is one, and says something impossible.
     #[error("section {kind}: {what}")]
@@ -82,4 +97,54 @@ pub enum SectionError {
         /// What cannot be.
         what: String,
     },
+    /// There is none.
+    #[error("no section where {wanted} belongs")]
+    Missing {
+        /// What it should be.
+        wanted: &'static str,
+    },
+    /// Everything has its state, and here is another.
+    #[error("section {kind} belongs to nothing")]
+    Extra {
+        /// What it says it is.
+        kind: String,
+    },
+}
+
+/// Where a machine's states come from, in the order in which it is put together: a snapshot, or power-on.
+#[derive(Debug)]
+pub struct States(Option<VecDeque<Section>>);
+
+impl States {
+    /// Everything is as it is when the power comes on.
+    pub fn power_on() -> Self {
+        Self(None)
+    }
+
+    /// Everything goes on where it was saved.
+    pub fn saved(sections: Vec<Section>) -> Self {
+        Self(Some(sections.into()))
+    }
+
+    /// The state of the next device.
+    pub fn take<S: State + Default>(&mut self) -> Result<S, SectionError> {
+        Ok(self.take_saved()?.unwrap_or_default())
+    }
+
+    /// The next state of something that is readied in another way at power-on; `None` then.
+    pub fn take_saved<S: State>(&mut self) -> Result<Option<S>, SectionError> {
+        let Some(sections) = &mut self.0 else { return Ok(None) };
+        match sections.pop_front() {
+            Some(section) => S::from_section(&section).map(Some),
+            None => Err(SectionError::Missing { wanted: S::KIND }),
+        }
+    }
+
+    /// Makes sure that none is left.
+    pub fn end(self) -> Result<(), SectionError> {
+        match self.0.and_then(|mut left| left.pop_front()) {
+            Some(Section { kind, .. }) => Err(SectionError::Extra { kind }),
+            None => Ok(()),
+        }
+    }
 }
