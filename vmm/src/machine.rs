@@ -261,6 +261,16 @@ fn memory_and_states(
     Ok((memory::map(ram, memory, &saved.memory)?, states))
 }
 
+/// Whether these are a state and its memory, and both whole. Whether a machine can go on from them here is
+/// another question, which [`build`] answers.
+pub fn belong_together(state: &File, memory: &File) -> Result<Shape, BuildError> {
+    let mut states = States::saved(snapshot::read(&state_file(state)?)?);
+    let saved = states.take_saved::<MachineState>()?;
+    let saved = saved.ok_or(SectionError::Missing { wanted: MachineState::KIND })?;
+    memory::check(memory, saved.shape.ram_bytes, &saved.memory)?;
+    Ok(saved.shape)
+}
+
 /// Read by place, since the place in the file is that of everybody who has it open.
 fn state_file(state: &File) -> Result<Vec<u8>, BuildError> {
     let bytes = state.metadata().map_err(BuildError::ReadState)?.len();

@@ -91,20 +91,23 @@ pub fn file_bytes(ram_bytes: u64) -> u64 {
     ram_bytes + PAGE as u64
 }
 
-/// Memory at `ranges` as `file` has it, one part behind the other. Nothing is copied: a page is the file's,
-/// and shared with everybody who maps it, until the guest writes there.
-pub fn map(ranges: &[Range], file: File, id: &FileId) -> Result<Memory, MemoryError> {
-    let wanted = file_bytes(ranges.iter().map(|range| range.bytes).sum());
+/// Whether `file` holds memory of `ram_bytes` and is the one called `id`.
+pub fn check(file: &File, ram_bytes: u64, id: &FileId) -> Result<(), MemoryError> {
+    let wanted = ram_bytes.saturating_add(PAGE as u64);
     let bytes = file.metadata()?.len();
     // Behind a file's end there is a page that kills who touches it.
     if bytes != wanted {
         return Err(MemoryError::Length { bytes, wanted });
     }
     let mut said = FileId::default();
-    file.read_exact_at(&mut said, wanted - PAGE as u64)?;
-    if said != *id {
-        return Err(MemoryError::NotTheSame);
-    }
+    file.read_exact_at(&mut said, ram_bytes)?;
+    if said == *id { Ok(()) } else { Err(MemoryError::NotTheSame) }
+}
+
+/// Memory at `ranges` as `file` has it, one part behind the other. Nothing is copied: a page is the file's,
+/// and shared with everybody who maps it, until the guest writes there.
+pub fn map(ranges: &[Range], file: File, id: &FileId) -> Result<Memory, MemoryError> {
+    check(&file, ranges.iter().map(|range| range.bytes).sum(), id)?;
     let file = std::sync::Arc::new(file);
     let (mut regions, mut offset) = (Vec::with_capacity(ranges.len()), 0);
     for &Range { start, bytes } in ranges {

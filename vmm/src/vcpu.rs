@@ -6,8 +6,7 @@
 
 use std::io;
 use std::sync::atomic::{AtomicI32, Ordering};
-use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Barrier};
+use std::sync::{Arc, Barrier, Condvar, Mutex, PoisonError};
 use std::thread;
 
 use kvm_bindings::{
@@ -22,6 +21,7 @@ use crate::arch::state::VcpuState;
 use crate::bus::Bus;
 use crate::ending::{Cause, Ends};
 use crate::kvm::{self, KvmError};
+use crate::sync::lock;
 
 /// Interrupts a vCPU that runs. Its threads block it, so it means nothing to anyone else.
 const STOP: libc::c_int = libc::SIGUSR1;
@@ -45,7 +45,22 @@ pub struct Surroundings {
 #[derive(Debug)]
 pub struct Running {
     threads: Vec<Arc<AtomicI32>>,
-    saved: Receiver<(u8, Result<VcpuState, CpuError>)>,
+    ends: Arc<ThreadEnds>,
+}
+
+/// How each of the threads has ended. A channel would do, but whoever waits at one yields the processor now
+/// and then, which is a system call more for the jail.
+#[derive(Debug, Default)]
+struct ThreadEnds {
+    all: Mutex<Vec<(u8, ThreadEnd)>>,
+    news: Condvar,
+}
+
+/// With the state of its vCPU, or by itself.
+#[derive(Debug)]
+enum ThreadEnd {
+    Saved(Result<Box<VcpuState>, CpuError>),
+    ByItself,
 }
 
 /// Why there is no state of every vCPU.
@@ -76,7 +91,7 @@ pub fn spawn<E: std::fmt::Display + Send + 'static>(
     surroundings: &Surroundings,
     jail: impl FnOnce() -> Result<(), E> + Clone + Send + 'static,
 ) -> Result<Running, SpawnError> {
-    let (save, saved) = channel();
+    let ends = Arc::new(ThreadEnds::default());
     let mut threads = Vec::with_capacity(vcpus.len());
     // Threads begin with the mask of who makes them, and none of them may meet the signal unprepared.
     block(STOP, libc::SIG_BLOCK)?;
@@ -84,24 +99,30 @@ pub fn spawn<E: std::fmt::Display + Send + 'static>(
         kvm::interruptible_by(&vcpu, STOP)?;
         let number = Arc::new(AtomicI32::new(0));
         threads.push(number.clone());
-        let (surroundings, jail, save) = (surroundings.clone(), jail.clone(), save.clone());
+        let (surroundings, jail, ends) = (surroundings.clone(), jail.clone(), ends.clone());
         let thread = thread::Builder::new().name(format!("vcpu{index}")).stack_size(STACK_BYTES);
         thread.spawn(move || {
             // SAFETY: no memory is passed.
             number.store(unsafe { libc::gettid() }, Ordering::Release);
             let jailed = jail();
             surroundings.start_line.wait();
-            let cause = match jailed {
-                Ok(()) => run(index, vcpu, &surroundings, &save),
-                Err(error) => Some(Cause::Failed(format!("jail of vCPU {index}: {error}"))),
+            let end = match jailed {
+                Ok(()) => run(index, vcpu, &surroundings),
+                Err(error) => Err(Cause::Failed(format!("jail of vCPU {index}: {error}"))),
             };
-            if let Some(cause) = cause {
-                surroundings.ends.tell(cause);
-            }
+            let end = match end {
+                Ok(saved) => ThreadEnd::Saved(saved.map(Box::new)),
+                Err(cause) => {
+                    surroundings.ends.tell(cause);
+                    ThreadEnd::ByItself
+                }
+            };
+            lock(&ends.all).push((index, end));
+            ends.news.notify_one();
         })?;
     }
     block(STOP, libc::SIG_UNBLOCK)?;
-    Ok(Running { threads, saved })
+    Ok(Running { threads, ends })
 }
 
 fn block(signal: libc::c_int, how: libc::c_int) -> io::Result<()> {
@@ -127,27 +148,30 @@ impl Running {
             // SAFETY: no memory is passed.
             unsafe { libc::syscall(libc::SYS_tkill, thread, STOP) };
         }
-        let mut states: Vec<Option<VcpuState>> = self.threads.iter().map(|_| None).collect();
-        while states.iter().any(Option::is_none) {
-            let (index, state) = self.saved.recv().map_err(|_| StopError::Ended)?;
-            states[usize::from(index)] = Some(state?);
-        }
-        Ok(states.into_iter().flatten().collect())
+        let all = lock(&self.ends.all);
+        let ended = |all: &mut Vec<_>| all.len() < self.threads.len();
+        let mut all = self.ends.news.wait_while(all, ended).unwrap_or_else(PoisonError::into_inner);
+        all.sort_by_key(|(index, _)| *index);
+        all.drain(..)
+            .map(|(_, end)| match end {
+                ThreadEnd::Saved(state) => Ok(*state?),
+                ThreadEnd::ByItself => Err(StopError::Ended),
+            })
+            .collect()
     }
 }
 
 /// Serving an exit needs little: the largest is the activation of a device.
 const STACK_BYTES: usize = 256 << 10;
 
-/// Runs until something ends the VM, or until it is stopped and saved, which ends it elsewhere.
+/// Runs until something ends the VM, or until it is stopped, and then saved.
 fn run(
     index: u8,
     mut vcpu: VcpuFd,
     surroundings: &Surroundings,
-    save: &Sender<(u8, Result<VcpuState, CpuError>)>,
-) -> Option<Cause> {
+) -> Result<Result<VcpuState, CpuError>, Cause> {
     let Surroundings { memory, ports, ends, saved_msrs, .. } = surroundings;
-    Some(loop {
+    Err(loop {
         match vcpu.run() {
             Ok(VcpuExit::MmioRead(address, data)) => memory.read(address, data),
             Ok(VcpuExit::MmioWrite(address, data)) => memory.write(address, data),
@@ -174,9 +198,7 @@ fn run(
                 break Cause::KvmStopped(exit);
             }
             Err(error) if error.errno() == libc::EINTR && must_stop(ends) => {
-                // Nobody waits for it who was not told the reason.
-                let _ = save.send((index, VcpuState::save(&vcpu, index, saved_msrs)));
-                return None;
+                return Ok(VcpuState::save(&vcpu, index, saved_msrs));
             }
             Err(error) if [libc::EINTR, libc::EAGAIN].contains(&error.errno()) => {}
             Err(error) => break Cause::KvmStopped(format!("vCPU {index}: {error}")),
