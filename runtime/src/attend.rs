@@ -23,6 +23,7 @@ use proto::stream::Stream;
 
 use self::course::Course;
 use crate::dial::DialError;
+use crate::host::HostError;
 use crate::orders::Orders;
 use crate::relay::Front;
 use crate::session::{Session, SessionError};
@@ -90,6 +91,9 @@ pub(crate) enum AttendError {
         /// How long it had.
         after: Duration,
     },
+    /// There are no random bytes to adopt the guest with.
+    #[error(transparent)]
+    Host(#[from] HostError),
     /// How far it is could not be written down.
     #[error(transparent)]
     State(#[from] StateError),
