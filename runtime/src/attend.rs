@@ -50,6 +50,8 @@ pub(crate) struct Attendance<'a> {
     pub(crate) session: Session,
     /// The VM, if we are its owner.
     pub(crate) vm: Option<&'a mut Vm>,
+    /// The sectors of the guest's disks, if the guest is ours to adopt first.
+    pub(crate) adopt: Option<Vec<u64>>,
     /// Signals for the process.
     pub(crate) signals: &'a Signals,
     /// Where its output goes.

@@ -263,6 +263,7 @@ impl Running {
         let end = Attendance {
             process: process.clone(),
             session: self.session,
+            adopt: Some(self.vm.disk_sectors().to_vec()),
             vm: Some(&mut self.vm),
             signals,
             front,

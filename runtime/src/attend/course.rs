@@ -127,7 +127,7 @@ where
             Wish::Container(spec) => Request::Create { container: process.container, spec },
             Wish::Exec(spec) => Request::Exec { process, spec },
         };
-        let first = match &self.attendance.vm {
+        let first = match &self.attendance.adopt {
             Some(_) => First::Kept(request),
             // Said before the other side is there to hear it: no time passes between hello and that.
             None => First::Said(self.call(request)?),
@@ -226,8 +226,8 @@ where
     /// Makes a guest of our own VM ours, and asks for its process in the same breath: the guest does one
     /// after the other, and nothing if it could not be adopted.
     fn adopt(&mut self, phase: Phase) -> Result<Phase, AttendError> {
-        let (Phase::Greeting { first: First::Kept(request) }, Some(vm)) =
-            (&phase, &self.attendance.vm)
+        let (Phase::Greeting { first: First::Kept(request) }, Some(disk_sectors)) =
+            (&phase, self.attendance.adopt.take())
         else {
             return Ok(phase);
         };
@@ -235,7 +235,7 @@ where
         let adoption = Adoption {
             seed: host::random()?,
             wall_clock_ns: u64::try_from(now.as_nanos()).unwrap_or(u64::MAX),
-            disk_sectors: vm.disk_sectors().to_vec(),
+            disk_sectors,
         };
         let request = request.clone();
         self.adoption = Some(self.call(Request::Adopt(adoption))?);
@@ -289,9 +289,14 @@ where
     fn follow(&mut self, answer: Answer, phase: Phase) -> Result<Phase, AttendError> {
         let Answer { id, result } = answer;
         if Some(id) == self.adoption {
-            result.map_err(SessionError::Refused)?;
-            self.attendance.timeline.mark("guest adopted");
-            return Ok(phase);
+            self.adoption = None;
+            return match result.map_err(SessionError::Refused)? {
+                Reply::Done => {
+                    self.attendance.timeline.mark("guest adopted");
+                    Ok(phase)
+                }
+                reply => Err(SessionError::WrongReply { reply }.into()),
+            };
         }
         if Some(id) == self.end {
             self.relays.iter().for_each(Relays::make_room);
@@ -310,6 +315,8 @@ where
         }
         let process = self.attendance.process.clone();
         match (phase, result.map_err(SessionError::Refused)?) {
+            // Nothing is made in a guest that has not said first that it is ours.
+            (_, reply) if self.adoption.is_some() => Err(SessionError::WrongReply { reply }.into()),
             (Phase::Creating { .. }, Reply::Created { .. }) => {
                 self.attendance.timeline.mark("created");
                 if process.exec.is_some() {

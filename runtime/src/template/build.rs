@@ -98,8 +98,8 @@ fn ended(vm: &mut Vm) -> BuildError {
     vm.take_reports(&Timeline::new(false));
     let ended = vm.ended();
     match ended.ending {
-        Some(Ending::Captured | Ending::Failed { .. }) | None => BuildError::NotSaved(ended),
-        Some(_) => AttendError::Vm(ended).into(),
+        Some(Ending::Captured | Ending::Failed { .. }) => BuildError::NotSaved(ended),
+        _ => AttendError::Vm(ended).into(),
     }
 }
 
