@@ -12,6 +12,7 @@ mod rm;
 mod rmi;
 mod run;
 mod stop;
+mod template;
 mod version;
 mod wait;
 
@@ -60,6 +61,9 @@ struct Cli {
     /// Have systemd make cgroups: linux.cgroupsPath is SLICE:PREFIX:NAME.
     #[arg(long)]
     systemd_cgroup: bool,
+    /// Boot the VM, instead of going on from one that was booted before.
+    #[arg(long)]
+    no_template: bool,
     /// For other runtimes: true, false or auto.
     #[arg(long, value_name = "WORD", default_value = "auto")]
     rootless: String,
@@ -86,6 +90,7 @@ enum Verb {
     Load(load::Load),
     Images(images::Images),
     Rmi(rmi::Rmi),
+    Template(template::Templates),
     Doctor(doctor::Doctor),
     Version(version::Version),
     #[command(flatten)]
@@ -136,6 +141,7 @@ fn call(cli: Cli) -> Result<u8, Failure> {
         Verb::Load(verb) => verb.call(&settings),
         Verb::Images(verb) => verb.call(&settings),
         Verb::Rmi(verb) => verb.call(&settings),
+        Verb::Template(verb) => verb.call(&settings),
         Verb::Doctor(verb) => verb.call(&settings),
         Verb::Version(verb) => verb.call(),
         Verb::Oci(verb) => verb.call(settings),
@@ -163,6 +169,7 @@ fn resolve(cli: &Cli) -> Result<Settings, Failure> {
         debug: cli.debug,
         timeline: cli.timeline.as_deref().map(absolute::<&Path>).transpose()?,
         systemd_cgroup: cli.systemd_cgroup,
+        no_template: cli.no_template,
     })
 }
 

@@ -7,6 +7,7 @@ mod at_once;
 mod bad_input;
 mod bundles;
 mod clients;
+mod clones;
 mod containers;
 mod crashes;
 mod endings;
@@ -52,6 +53,7 @@ const CHAPTERS: &[(&str, &[Story])] = &[
     ("hostile_guest", hostile_guest::STORIES),
     ("bundles", bundles::STORIES),
     ("at_once", at_once::STORIES),
+    ("clones", clones::STORIES),
     ("pipes", pipes::STORIES),
     ("walk", walk::STORIES),
     ("soak", soak::STORIES),

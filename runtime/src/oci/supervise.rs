@@ -36,10 +36,11 @@ use crate::settings::Settings;
 use crate::signals::Signals;
 use crate::state::record::{Name, Oci, Record, Status};
 use crate::state::{Dir, Root};
+use crate::template::TemplateError;
 use crate::timeline::Timeline;
 use crate::visit::Visited;
 use crate::vm::THIS_PROGRAM;
-use crate::{descriptors, host, platform};
+use crate::{descriptors, host, platform, template};
 
 /// The hidden verb behind which this program is such a supervisor.
 pub(crate) const VERB: &str = "supervise-bundle";
@@ -194,6 +195,15 @@ fn create(
     console::judge(&decided.plan.container.process.stdio, console_socket, own_terminal)?;
     let root = Root::open(&settings.root)?;
     let platform = Platform::open(settings, &root)?;
+    // Made before we stand in the container's cgroup: it is not the container's to pay for.
+    let size = (decided.plan.vcpus, decided.plan.ram_bytes);
+    let template = match template::ready(settings, &root, &platform, size, &timeline) {
+        Err(TemplateError::Guest(error)) => {
+            platform::doubt(&error, &root)?;
+            return Err(error.into());
+        }
+        template => template?,
+    };
     let cgroup = cgroup::decide(decided.cgroups_path.as_deref(), &name, settings.systemd_cgroup)?;
     let oci = Oci {
         status: Status::Creating,
@@ -216,6 +226,7 @@ fn create(
         image: oci.rootfs.display().to_string(),
         plan: decided.plan,
         platform,
+        template,
         disk: None,
         shares,
         remove: false,
