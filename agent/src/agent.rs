@@ -11,7 +11,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, OwnedFd};
 
-use proto::message::{Answer, Call, Fault, Hello, ProcessId, Reply};
+use proto::message::{Adoption, Answer, Call, Fault, Hello, ProcessId, Reply};
 use proto::stream::Attach;
 use rustix::io::Errno;
 use rustix::net::{SocketFlags, accept_with};
@@ -35,6 +35,15 @@ pub struct Doors {
     pub stdio: OwnedFd,
 }
 
+/// What of the guest itself, below all containers, the host has changed. Apart, because an agent in a
+/// test is a process of a machine that should stay as it is.
+pub trait Ground {
+    /// Gets ready what can be before the machine is saved.
+    fn settle(&mut self) -> Result<(), Refused>;
+    /// Makes the guest its host's own. What it is told of stands before it comes back.
+    fn adopt(&mut self, adoption: &Adoption) -> Result<(), Refused>;
+}
+
 /// Why the agent stops running.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stop {
@@ -49,6 +58,9 @@ pub enum Stop {
 /// Everything that is going on in a guest.
 pub struct Agent {
     pub(crate) guest: Guest,
+    pub(crate) ground: Box<dyn Ground>,
+    /// The machine was saved, or may have been: nothing is done before somebody has adopted it.
+    pub(crate) orphaned: bool,
     hello: Hello,
     pub(crate) reactor: Reactor,
     pub(crate) watched: BTreeMap<Token, Watched>,
@@ -77,12 +89,20 @@ pub(crate) enum Watched {
 
 impl Agent {
     /// An agent that answers on `doors` and in the session with the `host` that is already open.
-    pub fn new(guest: Guest, hello: Hello, doors: Doors, host: Session) -> Result<Self, Refused> {
+    pub fn new(
+        guest: Guest,
+        ground: Box<dyn Ground>,
+        hello: Hello,
+        doors: Doors,
+        host: Session,
+    ) -> Result<Self, Refused> {
         sys::block_signals().map_err(Refused::at("signals"))?;
         let mut reactor = Reactor::new().map_err(Refused::at("epoll"))?;
         let host_token = reactor.token();
         let mut agent = Self {
             guest,
+            ground,
+            orphaned: false,
             hello,
             reactor,
             watched: BTreeMap::new(),

@@ -3,7 +3,7 @@
 use proto::message::{Fault, FaultKind, ProcessId};
 use rustix::io::Errno;
 
-use crate::words::words;
+use crate::words::{Refused, words};
 
 /// A fault, in one word less.
 pub(crate) fn fault(kind: FaultKind, message: String) -> Fault {
@@ -31,4 +31,10 @@ pub(crate) fn named(id: &ProcessId) -> String {
 /// The guest's kernel refused, with the step it refused at.
 pub(crate) fn refused(step: &str) -> impl Fn(Errno) -> Fault {
     move |errno| fault(FaultKind::System, format!("{step}: {}", words(errno)))
+}
+
+/// The guest's kernel refused, and the step is known already.
+#[allow(clippy::needless_pass_by_value, reason = "stands in `map_err`")]
+pub(crate) fn system(error: Refused) -> Fault {
+    fault(FaultKind::System, error.to_string())
 }

@@ -3,7 +3,7 @@
 //! It makes containers, carries their input and output, reaps what ends and tells the host. One
 //! thread, one epoll loop ([`Agent`]); the set-up of a container runs in the child that becomes it.
 //! All of it speaks over any stream socket, so that most is tested on the host without a VM: only
-//! [`boot`] and [`vsock`] know that this is a guest.
+//! [`boot`], [`ground`] and [`vsock`] know that this is a guest.
 //!
 //! What this crate must not know: images, hypervisors, the network outside, and who asks.
 
@@ -15,6 +15,7 @@ mod container;
 mod control;
 mod ending;
 mod faults;
+pub mod ground;
 pub mod kmsg;
 mod lifecycle;
 mod process;
@@ -28,7 +29,7 @@ mod sys;
 pub mod vsock;
 mod words;
 
-pub use agent::{Agent, Doors, Stop};
+pub use agent::{Agent, Doors, Ground, Stop};
 pub use birth::Guest;
 pub use session::{Session, SessionEnd};
 pub use words::Refused;

@@ -8,7 +8,7 @@ use proto::spec::TerminalSize;
 use crate::agent::{Agent, Stop, Watched};
 use crate::birth::{Host, Plan};
 use crate::control::{AgentEnd, News};
-use crate::faults::{fault, named, no_such, refused, wrong_state};
+use crate::faults::{fault, named, no_such, refused, system, wrong_state};
 use crate::kmsg::{self, Weight};
 use crate::process::terminal;
 use crate::processes::{Alive, Asker, Planned, Process, Stage, Waiting};
@@ -24,6 +24,10 @@ impl Agent {
         asker: Asker,
         request: Request,
     ) -> Option<Result<Reply, Fault>> {
+        if self.orphaned && !matches!(request, Request::Adopt(_) | Request::PowerOff) {
+            let message = "the guest was saved, and nobody has adopted it".to_owned();
+            return Some(Err(fault(FaultKind::System, message)));
+        }
         match request {
             Request::Create { container, spec } => {
                 let id = ProcessId { container, exec: None };
@@ -41,6 +45,7 @@ impl Agent {
             }
             Request::Wait { process, early } => self.wait(Waiting { asker, early }, &process),
             Request::Processes { container } => Some(self.list_processes(container)),
+            Request::ReadProc { container, files } => Some(self.read_proc(container, files)),
             Request::ReadCgroup { container, files } => Some(self.read_cgroup(container, files)),
             Request::WriteCgroup { container, values } => {
                 Some(self.write_cgroup(container, &values))
@@ -48,6 +53,18 @@ impl Agent {
             Request::PowerOff => {
                 self.stop = Some(Stop::PowerOff);
                 Some(Ok(Reply::Done))
+            }
+            Request::Settle => {
+                let settled = self.ground.settle().map_err(system);
+                self.orphaned = true;
+                Some(settled.map(|()| Reply::Done))
+            }
+            Request::Adopt(adoption) => {
+                // Whoever has not got all of it is nobody's.
+                self.orphaned = true;
+                let adopted = self.ground.adopt(&adoption).map_err(system);
+                self.orphaned = adopted.is_err();
+                Some(adopted.map(|()| Reply::Done))
             }
         }
     }

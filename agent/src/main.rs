@@ -6,6 +6,7 @@
 
 use std::process::exit;
 
+use agent::ground::Kernel;
 use agent::kmsg::{self, Weight};
 use agent::{Agent, Doors, Guest, Session, Stop, boot, vsock};
 use proto::message::Hello;
@@ -34,7 +35,7 @@ fn run(hello: Hello) -> Result<(), Box<dyn std::error::Error>> {
     boot::furnish()?;
     let guest = Guest::new(boot::RUN.as_ref(), boot::CGROUPS.as_ref())?;
     guest.delegate_cgroups()?;
-    let mut agent = Agent::new(guest, hello.clone(), doors, host)?;
+    let mut agent = Agent::new(guest, Box::new(Kernel::default()), hello.clone(), doors, host)?;
     loop {
         match agent.run()? {
             Stop::PowerOff | Stop::HostGone => return Ok(()),

@@ -8,12 +8,16 @@ use rustix::process::Pid;
 use crate::agent::Agent;
 use crate::boot;
 use crate::container::cgroup::FileError;
+use crate::container::proc::Proc;
 use crate::faults::{fault, named};
 
 /// How much of command lines one list holds, shared by its processes, and the most for one of them.
 /// A process can make its own as long as it likes.
 const COMMANDS_BYTES: usize = 256 << 10;
 const COMMAND_BYTES: usize = 4 << 10;
+
+/// How many files of `/proc` are read at once: an answer is a frame.
+const MAX_FILES: usize = 32;
 
 /// Milliseconds of a clock tick in `/proc`, which is a hundredth of a second on every x86 machine.
 const TICK_MS: u64 = 10;
@@ -32,6 +36,22 @@ impl Agent {
             pids.into_iter().filter_map(|pid| describe(pid, now_ms, room)).collect();
         processes.sort_by_key(|process| (std::cmp::Reverse(process.age_ms), process.pid));
         Ok(Reply::Processes { processes })
+    }
+
+    /// Reads in a container's own `/proc`, if it has one.
+    pub(crate) fn read_proc(
+        &mut self,
+        container: String,
+        files: Vec<String>,
+    ) -> Result<Reply, Fault> {
+        let id = ProcessId { container, exec: None };
+        let first = self.known_alive_mut(&id)?.pid;
+        let Ok(proc) = Proc::of(first) else { return Ok(Reply::Files { files: vec![] }) };
+        let read = files.into_iter().take(MAX_FILES).filter_map(|file| {
+            let content = proc.read(&file)?;
+            Some((file, content))
+        });
+        Ok(Reply::Files { files: read.collect() })
     }
 
     /// Reads files of a container's cgroup.

@@ -70,7 +70,9 @@ impl Session {
                 Ok(length) => self.decoder.push(&bytes[..length]),
                 Err(Errno::AGAIN) => return Ok(()),
                 Err(Errno::INTR) => continue,
-                Err(Errno::CONNRESET) => return Err(SessionEnd::Reset),
+                // The second is what Linux's vsock says of a connection whose transport was reset: it is
+                // none any more, and nobody has ended it in order.
+                Err(Errno::CONNRESET | Errno::NOTCONN) => return Err(SessionEnd::Reset),
                 Err(errno) => return Err(SessionEnd::Broken(errno)),
             }
             if !self.greeted {

@@ -5,6 +5,7 @@
 
 pub(crate) mod bpf;
 pub(crate) mod own;
+pub(crate) mod random;
 
 use std::ffi::{CStr, CString, c_char, c_int, c_ulong};
 use std::io;

@@ -111,3 +111,65 @@ fn cgroup_files_are_read_and_written_by_name_and_nothing_else_is() {
         assert_eq!(agent.host.call(read).unwrap_err().kind, FaultKind::InvalidSpec, "{name}");
     }
 }
+
+fn read_proc(agent: &mut Running, files: &[&str]) -> Vec<(String, String)> {
+    let files = files.iter().map(|file| file.to_string()).collect();
+    match agent.host.call(Request::ReadProc { container: "c".into(), files }).unwrap() {
+        Reply::Files { files } => files,
+        reply => panic!("files answered by {reply:?}"),
+    }
+}
+
+#[test]
+fn a_container_s_processes_are_shown_by_the_numbers_they_have_there() {
+    if !containers_work_here("proc") {
+        return;
+    }
+    let mut agent = Running::start();
+    let mut spec = container(&agent.root("c"), &["sleep", "1000"]);
+    spec.process.stdio = NO_STREAMS;
+    agent.host.call(create("c", spec)).unwrap();
+    agent.host.call(start("c")).unwrap();
+    let said = read_proc(&mut agent, &[".", "1/cmdline", "1/stat", "1/ns/pid", "7/stat"]);
+    let said: Vec<_> = said.iter().map(|(file, text)| (file.as_str(), text.as_str())).collect();
+    let [numbers, command, stat, namespace] = said[..] else { panic!("{said:?}") };
+    assert_eq!(numbers, (".", "1\n"));
+    assert_eq!(command, ("1/cmdline", "sleep\u{0}1000\u{0}"));
+    assert!(stat.1.starts_with("1 (sleep) "), "{stat:?}");
+    assert!(namespace.1.starts_with("pid:["), "{namespace:?}");
+    let others = ["1/environ", "1/root", "sys/kernel/hostname", "../etc/passwd", "1/../stat", ""];
+    assert_eq!(read_proc(&mut agent, &others), []);
+}
+
+#[test]
+fn what_a_container_puts_in_the_place_of_its_processes_is_not_read() {
+    if !containers_work_here("a false proc") {
+        return;
+    }
+    let mut agent = Running::start();
+    // Whoever opens a pipe that nobody writes to waits for ever.
+    let script = "mkfifo /pipe && mount --bind /pipe /proc/1/stat && echo up && exec sleep 1000";
+    let mut spec = container(&agent.root("c"), &["sh", "-c", script]);
+    spec.process.capabilities.bounding.push("CAP_SYS_ADMIN".into());
+    spec.process.capabilities.effective.push("CAP_SYS_ADMIN".into());
+    spec.process.capabilities.permitted.push("CAP_SYS_ADMIN".into());
+    let out = agent.attach(&first("c"), proto::stream::Stream::Stdout);
+    let err = agent.attach(&first("c"), proto::stream::Stream::Stderr);
+    agent.host.call(create("c", spec)).unwrap();
+    agent.host.call(start("c")).unwrap();
+    let mut said = String::new();
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(out), &mut said).unwrap();
+    if said.is_empty() {
+        panic!("{}", guest::text(err));
+    }
+    let said = read_proc(&mut agent, &["1/stat", "1/cmdline"]);
+    assert_eq!(said, [("1/cmdline".to_owned(), "sleep\u{0}1000\u{0}".to_owned())]);
+
+    let mut spec = container(&agent.root("d"), &["sleep", "1000"]);
+    spec.process.stdio = NO_STREAMS;
+    spec.mounts.retain(|mount| mount.destination != std::path::Path::new("/proc"));
+    agent.host.call(create("d", spec)).unwrap();
+    agent.host.call(start("d")).unwrap();
+    let none = Request::ReadProc { container: "d".into(), files: vec![".".into()] };
+    assert_eq!(agent.host.call(none), Ok(Reply::Files { files: vec![] }));
+}

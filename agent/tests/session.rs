@@ -6,7 +6,7 @@ use std::io::{Read, Write};
 
 use guest::{Running, exec, first, process};
 use proto::frame;
-use proto::message::{FaultKind, Hello, Request};
+use proto::message::{Adoption, FaultKind, Hello, Reply, Request};
 
 /// What is read until the agent closes, without its hello.
 fn rest(mut socket: impl Read) -> Vec<u8> {
@@ -85,4 +85,28 @@ fn powering_off_is_answered_before_it_is_done() {
     agent.host.call(Request::PowerOff).unwrap();
     let status = agent.end();
     assert_eq!(status, (agent::Stop::PowerOff as i32) << 8);
+}
+
+#[test]
+fn a_guest_that_was_saved_does_nothing_before_somebody_has_adopted_it_wholly() {
+    let mut agent = Running::start();
+    let adopt = |wall_clock_ns| {
+        Request::Adopt(Adoption { seed: [7; 32], wall_clock_ns, disk_sectors: vec![] })
+    };
+    let ask = || Request::Processes { container: "web".into() };
+    assert_eq!(agent.host.call(Request::Settle).unwrap(), Reply::Done);
+    let mut later = agent.session();
+    let nobody = "the guest was saved, and nobody has adopted it";
+    for host in [&mut agent.host, &mut later] {
+        assert_eq!(host.call(ask()).unwrap_err().message, nobody);
+    }
+    assert_eq!(agent.host.call(adopt(0)).unwrap_err().message, "clock: invalid argument");
+    assert_eq!(agent.host.call(ask()).unwrap_err().message, nobody);
+    assert_eq!(agent.host.call(adopt(1)).unwrap(), Reply::Done);
+    for host in [&mut agent.host, &mut later] {
+        assert_eq!(host.call(ask()).unwrap_err().message, "container web does not exist");
+    }
+    // One that was its own already is nobody's after it could not be made so again.
+    agent.host.call(adopt(0)).unwrap_err();
+    assert_eq!(agent.host.call(ask()).unwrap_err().message, nobody);
 }

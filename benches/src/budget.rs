@@ -3,6 +3,7 @@
 use serde::Deserialize;
 
 use crate::figures::Figures;
+use crate::start::BOOTING;
 
 /// One goal.
 #[derive(Debug, Deserialize)]
@@ -21,6 +22,8 @@ pub(crate) struct Goal {
 pub(crate) enum Measure {
     /// The median of our runs, in milliseconds.
     MedianMs,
+    /// The median of our runs that boot, in milliseconds.
+    MedianOfBootingMs,
     /// The median of our runs by that of the named peer, in the same race.
     RatioTo(String),
     /// From one moment of the timeline to a later one, in milliseconds.
@@ -52,6 +55,7 @@ fn measured(measure: &Measure, figures: &Figures) -> Option<f64> {
     let ours = || figures.median_ns("microvm").map(|ns| ns as f64);
     match measure {
         Measure::MedianMs => Some(ours()? / 1e6),
+        Measure::MedianOfBootingMs => Some(figures.median_ns(BOOTING)? as f64 / 1e6),
         Measure::RatioTo(peer) => Some(ours()? / figures.median_ns(peer)? as f64),
         Measure::BetweenMs(from, to) => {
             let ns = figures.moment_ns(to)?.checked_sub(figures.moment_ns(from)?)?;

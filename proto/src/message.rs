@@ -98,6 +98,16 @@ pub enum Request {
         /// The container.
         container: String,
     },
+    /// Reads in a container's own `/proc`, by the numbers that its processes have there: `stat`, and of a
+    /// process `PID/stat`, `PID/status`, `PID/cmdline` and, as a link, `PID/ns/pid`; `.` is the numbers
+    /// themselves, one in a line. Answered by [`Reply::Files`], without what is not there, and each cut
+    /// to 4 KiB but for the numbers.
+    ReadProc {
+        /// The container.
+        container: String,
+        /// What is read.
+        files: Vec<String>,
+    },
     /// Reads files of a container's cgroup. Answered by [`Reply::Files`], without those that are not
     /// there.
     ReadCgroup {
@@ -117,7 +127,30 @@ pub enum Request {
     /// Ends every process, writes everything back and powers off. Answered by [`Reply::Done`] just
     /// before.
     PowerOff,
+    /// Gets everything ready that can be before there is a container: the machine is about to be saved.
+    /// Answered by [`Reply::Done`]. From then on nothing but [`Request::Adopt`] is done.
+    Settle,
+    /// Makes the guest this host's own, be it that it was saved or that it booted just now. Answered by
+    /// [`Reply::Done`]; after a [`Fault`] the guest is nobody's, and is not to be used.
+    Adopt(Adoption),
 }
+
+/// What no two guests have in common, and what was true only when one was saved.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Adoption {
+    /// Fresh random bytes, which the guest's kernel counts as such: every random number from then on
+    /// is made with them.
+    pub seed: [u8; SEED_BYTES],
+    /// The time, in nanoseconds since 1970.
+    pub wall_clock_ns: u64,
+    /// Sectors of 512 bytes of each disk, in the order of their slots. A disk that was put in after the
+    /// guest was saved has them once its driver has heard of it.
+    #[serde(default)]
+    pub disk_sectors: Vec<u64>,
+}
+
+/// As much as the key of Linux's generator takes.
+pub const SEED_BYTES: usize = 32;
 
 fn is_false(said: &bool) -> bool {
     !said

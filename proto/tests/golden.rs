@@ -8,7 +8,8 @@ use std::fmt::Debug;
 
 use proto::frame;
 use proto::message::{
-    Answer, Call, ExitStatus, Fault, FaultKind, Hello, ProcessId, ProcessInfo, Reply, Request,
+    Adoption, Answer, Call, ExitStatus, Fault, FaultKind, Hello, ProcessId, ProcessInfo, Reply,
+    Request,
 };
 use proto::spec::{
     Capabilities, Container, Device, Hook, IdMapping, Mount, Namespace, Process, Rlimit, Root,
@@ -127,6 +128,19 @@ fn calls_about_a_process_stand() {
         r#"{"id":7,"request":{"do":"wait","process":{"container":"web"}}}"#,
     );
     stands(call(Request::PowerOff), r#"{"id":7,"request":{"do":"power_off"}}"#);
+    stands(call(Request::Settle), r#"{"id":7,"request":{"do":"settle"}}"#);
+    let mut seed = [0; 32];
+    seed[..3].copy_from_slice(&[1, 255, 30]);
+    let adoption =
+        Adoption { seed, wall_clock_ns: 1_795_000_000_000_000_001, disk_sectors: vec![8, 1] };
+    stands(
+        call(Request::Adopt(adoption)),
+        concat!(
+            r#"{"id":7,"request":{"do":"adopt","seed":"#,
+            "[1,255,30,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0],",
+            r#""wall_clock_ns":1795000000000000001,"disk_sectors":[8,1]}}"#
+        ),
+    );
 }
 
 #[test]
@@ -336,6 +350,10 @@ fn what_is_asked_of_a_running_container_stands() {
     stands(
         call(Request::ReadCgroup { container: container(), files: vec!["pids.max".into()] }),
         r#"{"id":7,"request":{"do":"read_cgroup","container":"web","files":["pids.max"]}}"#,
+    );
+    stands(
+        call(Request::ReadProc { container: container(), files: vec!["1/stat".into()] }),
+        r#"{"id":7,"request":{"do":"read_proc","container":"web","files":["1/stat"]}}"#,
     );
     let values = vec![("pids.max".to_owned(), "5".to_owned())];
     stands(

@@ -23,6 +23,7 @@ use proto::stream::Stream;
 
 use self::course::Course;
 use crate::dial::DialError;
+use crate::host::HostError;
 use crate::orders::Orders;
 use crate::relay::Front;
 use crate::session::{Session, SessionError};
@@ -49,6 +50,8 @@ pub(crate) struct Attendance<'a> {
     pub(crate) session: Session,
     /// The VM, if we are its owner.
     pub(crate) vm: Option<&'a mut Vm>,
+    /// The sectors of the guest's disks, if the guest is ours to adopt first.
+    pub(crate) adopt: Option<Vec<u64>>,
     /// Signals for the process.
     pub(crate) signals: &'a Signals,
     /// Where its output goes.
@@ -90,6 +93,9 @@ pub(crate) enum AttendError {
         /// How long it had.
         after: Duration,
     },
+    /// There are no random bytes to adopt the guest with.
+    #[error(transparent)]
+    Host(#[from] HostError),
     /// How far it is could not be written down.
     #[error(transparent)]
     State(#[from] StateError),

@@ -19,6 +19,7 @@ mod run;
 mod save;
 mod stop;
 mod tag;
+mod template;
 mod version;
 mod wait;
 
@@ -67,6 +68,9 @@ struct Cli {
     /// Have systemd make cgroups: linux.cgroupsPath is SLICE:PREFIX:NAME.
     #[arg(long)]
     systemd_cgroup: bool,
+    /// Boot the VM, instead of going on from one that was booted before.
+    #[arg(long)]
+    no_template: bool,
     /// For other runtimes: true, false or auto.
     #[arg(long, value_name = "WORD", default_value = "auto")]
     rootless: String,
@@ -99,6 +103,7 @@ enum Verb {
     Tag(tag::Tag),
     Rmi(rmi::Rmi),
     Prune(prune::Prune),
+    Template(template::Templates),
     Doctor(doctor::Doctor),
     Version(version::Version),
     #[command(flatten)]
@@ -155,6 +160,7 @@ fn call(cli: Cli) -> Result<u8, Failure> {
         Verb::Tag(verb) => verb.call(&settings),
         Verb::Rmi(verb) => verb.call(&settings),
         Verb::Prune(verb) => verb.call(&settings),
+        Verb::Template(verb) => verb.call(&settings),
         Verb::Doctor(verb) => verb.call(&settings),
         Verb::Version(verb) => verb.call(),
         Verb::Oci(verb) => verb.call(settings),
@@ -182,6 +188,7 @@ fn resolve(cli: &Cli) -> Result<Settings, Failure> {
         debug: cli.debug,
         timeline: cli.timeline.as_deref().map(absolute::<&Path>).transpose()?,
         systemd_cgroup: cli.systemd_cgroup,
+        no_template: cli.no_template,
     })
 }
 

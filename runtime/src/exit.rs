@@ -76,6 +76,7 @@ fn code_of(error: &AttendError) -> u8 {
         | AttendError::Relay(_)
         | AttendError::Watch(_)
         | AttendError::NotReady { .. }
+        | AttendError::Host(_)
         | AttendError::State(_)
         | AttendError::Unwanted
         | AttendError::Vm(_) => OURS,

@@ -54,7 +54,8 @@ fn total(meminfo: &str) -> Option<u64> {
     kibibytes.checked_mul(1024)
 }
 
-fn random() -> Result<[u8; 32], HostError> {
+/// Bits that nobody else has.
+pub(crate) fn random() -> Result<[u8; 32], HostError> {
     const PATH: &str = "/dev/urandom";
     let mut bits = [0; 32];
     File::open(PATH)

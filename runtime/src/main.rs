@@ -30,6 +30,7 @@ mod settings;
 mod shares;
 mod signals;
 mod state;
+mod template;
 mod terminal;
 mod timeline;
 mod undo;

@@ -180,11 +180,12 @@ pub(crate) fn container(
         recursive: true,
     });
     let (volumes, mounts): (Vec<_>, Vec<_>) = shares::volumes(&wishes.volumes)?.into_iter().unzip();
+    let (vcpus, ram_bytes) = size(wishes.memory.as_deref(), wishes.cpus.as_deref(), host)?;
     Ok(Plan {
         id: host.id.clone(),
         name,
-        vcpus: values::vcpus(wishes.cpus.as_deref())?,
-        ram_bytes: values::ram_bytes(wishes.memory.as_deref(), host.memory_bytes)?,
+        vcpus,
+        ram_bytes,
         container: Container {
             root: match &root {
                 Some(root) => Root::Share { name: root.name.clone() },
@@ -207,6 +208,15 @@ pub(crate) fn container(
             .unwrap_or(Signal::SIGTERM as i32),
         shares: root.into_iter().chain(volumes).collect(),
     })
+}
+
+/// The size of a VM, in virtual CPUs and bytes of memory, in the words of the command line.
+pub(crate) fn size(
+    memory: Option<&str>,
+    cpus: Option<&str>,
+    host: &Host,
+) -> Result<(u8, u64), PlanError> {
+    Ok((values::vcpus(cpus)?, values::ram_bytes(memory, host.memory_bytes)?))
 }
 
 /// Decides everything about a process that is added to a container whose first one is `first`.

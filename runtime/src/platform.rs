@@ -1,6 +1,7 @@
 //! What every VM on this machine is made from.
 
 use std::fs::File;
+use std::io;
 
 use crate::attend::AttendError;
 use crate::kvm::{self, KvmError};
@@ -37,6 +38,15 @@ impl Platform {
         let kvm = kvm::open()?;
         kvm::ensure_usable(&kvm, root)?;
         Ok(Self { kvm, kernel, initramfs })
+    }
+
+    /// The same once more, for another VM. Not for one at the same time: the files have one place each.
+    pub(crate) fn try_clone(&self) -> io::Result<Self> {
+        Ok(Self {
+            kvm: self.kvm.try_clone()?,
+            kernel: self.kernel.try_clone()?,
+            initramfs: self.initramfs.try_clone()?,
+        })
     }
 }
 

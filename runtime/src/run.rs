@@ -14,6 +14,7 @@ use crate::shares::{Share, ShareError};
 use crate::signals::Signals;
 use crate::state::record::Id;
 use crate::state::{Root, StateError};
+use crate::template::{self, TemplateError};
 use crate::terminal::{self, Raw};
 use crate::timeline::Timeline;
 use crate::wishes::Wishes;
@@ -60,6 +61,9 @@ pub(crate) enum RunError {
     /// What VMs are made from.
     #[error(transparent)]
     Platform(#[from] PlatformError),
+    /// The machine that VMs go on from.
+    #[error(transparent)]
+    Template(#[from] TemplateError),
     /// KVM, which ended a VM.
     #[error(transparent)]
     Kvm(#[from] KvmError),
@@ -109,6 +113,14 @@ pub(crate) fn run(
     let root = Root::open(&settings.root)?;
     let platform = Platform::open(settings, &root)?;
     timeline.mark("kvm ready");
+    let size = (plan.vcpus, plan.ram_bytes);
+    let template = match template::ready(settings, &root, &platform, size, timeline) {
+        Err(TemplateError::Guest(source)) => {
+            platform::doubt(&source, &root)?;
+            return Err(RunError::Attend { name: plan.name.to_string(), source });
+        }
+        template => template?,
+    };
     let disk = disk
         .map(|(path, image)| Ok(Disk { file: File::open(path)?, image }))
         .transpose()
@@ -122,6 +134,7 @@ pub(crate) fn run(
         plan,
         image: image.to_owned(),
         platform,
+        template,
         disk,
         shares,
         remove: wishes.rm,

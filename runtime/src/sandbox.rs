@@ -26,9 +26,10 @@ use crate::shares::{self, Share, ShareError};
 use crate::signals::Signals;
 use crate::state::record::{self, Oci, Outcome, Record};
 use crate::state::{Claim, Dir, Root, StateError};
+use crate::template::Template;
 use crate::timeline::Timeline;
 use crate::undo::Undo;
-use crate::vm::{Parts, StartError, Vm};
+use crate::vm::{Beginning, Parts, StartError, Vm};
 
 /// A container that is decided, with everything it needs opened; nothing is made yet.
 pub(crate) struct Planned {
@@ -38,6 +39,8 @@ pub(crate) struct Planned {
     pub(crate) image: String,
     /// What every VM is made from.
     pub(crate) platform: Platform,
+    /// What its VM goes on from, if it does not boot.
+    pub(crate) template: Option<Template>,
     /// The root's disk, unless it is lent.
     pub(crate) disk: Option<Disk>,
     /// What the guest is lent of the host's files.
@@ -145,6 +148,11 @@ impl Claimed {
         &self.record
     }
 
+    /// Its directory.
+    pub(crate) fn dir(&self) -> io::Result<Dir> {
+        self.claim.dir.another()
+    }
+
     /// The memory its VM will have.
     pub(crate) fn ram_bytes(&self) -> u64 {
         self.planned.plan.ram_bytes
@@ -182,6 +190,7 @@ impl Claimed {
         };
         let vm = Vm::start(Parts {
             platform: planned.platform,
+            beginning: planned.template.map_or(Beginning::Boot, Beginning::Restore),
             disk: planned.disk.map(|disk| disk.file),
             files: socket,
             listener,
@@ -269,6 +278,7 @@ impl Running {
         let end = Attendance {
             process: process.clone(),
             session: self.session,
+            adopt: Some(self.vm.disk_sectors().to_vec()),
             vm: Some(&mut self.vm),
             signals,
             front,
@@ -283,6 +293,9 @@ impl Running {
                 started();
             },
         );
+        if let Err(error) = &end {
+            self.vm.doubt_template(error);
+        }
         drop(self.vm);
         drop(self.files);
         timeline.mark("vm gone");

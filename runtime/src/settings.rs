@@ -23,6 +23,8 @@ pub(crate) struct Settings {
     pub(crate) timeline: Option<PathBuf>,
     /// systemd makes the cgroups of containers.
     pub(crate) systemd_cgroup: bool,
+    /// VMs boot, each by itself.
+    pub(crate) no_template: bool,
 }
 
 /// Where state is kept when nobody says: a directory that is empty after a reboot.
@@ -175,6 +177,7 @@ mod tests {
             debug: false,
             timeline: None,
             systemd_cgroup: false,
+            no_template: false,
         }
     }
 

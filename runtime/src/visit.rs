@@ -114,6 +114,7 @@ impl Visited {
             process: id.clone(),
             session: self.session()?,
             vm: None,
+            adopt: None,
             signals,
             front: Front::Caller { interactive },
             held: None,

@@ -3,20 +3,29 @@
 use std::ffi::OsStr;
 use std::fmt;
 use std::fs::File;
-use std::io;
+use std::io::{self, Seek, SeekFrom};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
 use std::thread;
 
-use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, recv, socketpair};
+use rustix::fs::{MemfdFlags, memfd_create};
+use rustix::net::{
+    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socketpair,
+};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
-use vmm::spec::{DiskSpec, Ending, FsSpec, HostPort, Inherited, Report, VmSpec, VsockSpec};
+use vmm::spec::{
+    Begin, DiskSpec, Ending, FsSpec, HostPort, Inherited, Order, Report, SnapshotSpec, VmSpec,
+    VsockSpec,
+};
 
+use crate::attend::AttendError;
 use crate::labels::{LabelError, Labels};
 use crate::platform::Platform;
 use crate::session::printable;
+use crate::template::Template;
 use crate::timeline::{Source, Timeline};
 use crate::{shares, signals};
 
@@ -49,6 +58,8 @@ pub(crate) fn be_the_vm(spec: Option<&OsStr>) -> ExitCode {
 pub(crate) struct Parts {
     /// KVM, a kernel and an initramfs.
     pub(crate) platform: Platform,
+    /// How it begins.
+    pub(crate) beginning: Beginning,
     /// The root's disk, unless the root is a share.
     pub(crate) disk: Option<File>,
     /// The way to the server of the host's files, if the guest sees any.
@@ -67,13 +78,33 @@ pub(crate) struct Parts {
     pub(crate) labels: Labels,
 }
 
+/// How a VM begins.
+pub(crate) enum Beginning {
+    /// It boots, with the slots that it needs.
+    Boot,
+    /// It goes on where a template was saved, whose slots it has.
+    Restore(Template),
+    /// It boots, with the slots of a template, to become one.
+    ToBeSaved {
+        /// The empty file for its state.
+        state: File,
+        /// The empty file for its memory.
+        memory: File,
+    },
+}
+
 /// A VM. Dropping it ends it, and waits until nothing of it is left.
 pub(crate) struct Vm {
     child: Child,
     end: OwnedFd,
     control: OwnedFd,
     ending: Option<Ending>,
+    disk_sectors: Vec<u64>,
+    template: Option<PathBuf>,
 }
+
+/// Bytes of a sector.
+const SECTOR: u64 = 512;
 
 /// Why a VM was not started.
 #[derive(Debug, thiserror::Error)]
@@ -88,7 +119,13 @@ pub(crate) enum StartError {
 
 impl Vm {
     /// Starts a VM.
-    pub(crate) fn start(parts: Parts) -> Result<Self, StartError> {
+    pub(crate) fn start(mut parts: Parts) -> Result<Self, StartError> {
+        let has_every_slot = !matches!(parts.beginning, Beginning::Boot);
+        if has_every_slot && parts.disk.is_none() {
+            parts.disk = Some(no_disk()?);
+        }
+        let sectors = |disk: &File| Ok((&*disk).seek(SeekFrom::End(0))? / SECTOR);
+        let disk_sectors = parts.disk.iter().map(sectors).collect::<io::Result<_>>()?;
         let (control, control_theirs) =
             socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
                 .map_err(io::Error::from)?;
@@ -97,9 +134,19 @@ impl Vm {
             vcpus: parts.vcpus,
             ram_bytes: parts.ram_bytes,
             kvm: inherited(&parts.platform.kvm),
-            kernel: inherited(&parts.platform.kernel),
-            initramfs: inherited(&parts.platform.initramfs),
-            command_line: String::new(),
+            begin: match &parts.beginning {
+                Beginning::Restore(Template { state, memory, .. }) => {
+                    Begin::Restore(SnapshotSpec {
+                        state: inherited(state),
+                        memory: inherited(memory),
+                    })
+                }
+                Beginning::Boot | Beginning::ToBeSaved { .. } => Begin::Boot {
+                    kernel: inherited(&parts.platform.kernel),
+                    initramfs: inherited(&parts.platform.initramfs),
+                    command_line: String::new(),
+                },
+            },
             disks: (parts.disk.iter())
                 .map(|disk| Some(DiskSpec { image: inherited(disk), read_only: true }))
                 .collect(),
@@ -111,9 +158,17 @@ impl Vm {
                     socket: inherited(&parts.agent),
                 }],
             },
-            fs: (parts.files.as_ref())
-                .map(|socket| FsSpec { tag: shares::TAG.to_owned(), socket: inherited(socket) }),
+            fs: (has_every_slot || parts.files.is_some()).then(|| FsSpec {
+                tag: shares::TAG.to_owned(),
+                socket: parts.files.as_ref().map(inherited),
+            }),
             serial_log: parts.debug.then(|| inherited(&stderr)),
+            capture: match &parts.beginning {
+                Beginning::ToBeSaved { state, memory } => {
+                    Some(SnapshotSpec { state: inherited(state), memory: inherited(memory) })
+                }
+                Beginning::Boot | Beginning::Restore(_) => None,
+            },
             control: inherited(&control_theirs),
         };
         let mut command = Command::new(THIS_PROGRAM);
@@ -129,7 +184,11 @@ impl Vm {
                 let _ = child.kill().and_then(|()| child.wait());
             })
             .map_err(io::Error::from)?;
-        Ok(Self { child, end, control, ending: None })
+        let template = match &parts.beginning {
+            Beginning::Restore(template) => Some(template.directory().to_owned()),
+            Beginning::Boot | Beginning::ToBeSaved { .. } => None,
+        };
+        Ok(Self { child, end, control, ending: None, disk_sectors, template })
     }
 
     /// Readable when the VM has something to report.
@@ -158,6 +217,27 @@ impl Vm {
                     self.ending = Some(Ending::Failed { message });
                 }
             }
+        }
+    }
+
+    /// Sectors of each of its disks.
+    pub(crate) fn disk_sectors(&self) -> &[u64] {
+        &self.disk_sectors
+    }
+
+    /// Has it saved to the files it was started with, which ends it.
+    pub(crate) fn save(&self) -> io::Result<()> {
+        let packet = serde_json::to_vec(&Order::Capture)?;
+        send(&self.control, &packet, SendFlags::NOSIGNAL)?;
+        Ok(())
+    }
+
+    /// Its process could not even put it together: its template, if it has one, is not used again.
+    pub(crate) fn doubt_template(&self, error: &AttendError) {
+        if let (Some(template), AttendError::Vm(ended)) = (&self.template, error)
+            && matches!(ended.ending, Some(Ending::Failed { .. }))
+        {
+            Template::discard(template);
         }
     }
 
@@ -199,6 +279,14 @@ fn spawn(command: &mut Command, labels: &Labels) -> Result<Child, StartError> {
         .unwrap_or_else(|_| Err(io::Error::other("its starter panicked").into()))
 }
 
+/// What is in the disk slot of a machine without a disk: one sector of zeros. The guest's kernel tells of a
+/// disk that has changed, and not of one that was not there.
+fn no_disk() -> io::Result<File> {
+    let file = File::from(memfd_create("no-disk", MemfdFlags::CLOEXEC)?);
+    file.set_len(SECTOR)?;
+    Ok(file)
+}
+
 fn inherited(fd: &impl AsRawFd) -> Inherited {
     Inherited(fd.as_raw_fd())
 }
@@ -218,6 +306,7 @@ impl fmt::Display for VmEnded {
         match &self.ending {
             Some(Ending::PoweredOff) => write!(f, "the guest powered itself off"),
             Some(Ending::OwnerGone) => write!(f, "the VM lost its owner"),
+            Some(Ending::Captured) => write!(f, "the VM was saved"),
             Some(Ending::Panicked { message, .. }) => {
                 write!(f, "the guest's kernel panicked: {}", printable(message))
             }
@@ -253,7 +342,10 @@ impl VmEnded {
                 | Ending::TripleFault { last_words }
                 | Ending::KvmStopped { last_words, .. },
             ) => last_words.as_str(),
-            Some(Ending::PoweredOff | Ending::OwnerGone | Ending::Failed { .. }) | None => "",
+            Some(
+                Ending::PoweredOff | Ending::OwnerGone | Ending::Captured | Ending::Failed { .. },
+            )
+            | None => "",
         };
         let lines: Vec<_> = words.lines().map(printable).filter(|line| !line.is_empty()).collect();
         lines[lines.len().saturating_sub(SHOWN_LINES)..].to_vec()

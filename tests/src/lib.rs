@@ -5,7 +5,7 @@
 //! over the house checks that nothing was left behind.
 //!
 //! Two things come from outside: `MICROVM`, the file under test, and `MICROVM_DEMO`, the demo image's
-//! archive. Without the first, or where that file finds no usable KVM, no story can run, and the
+//! archive. `MICROVM_CHAPTER` may name the one chapter that is told. Without the first, or where that file finds no usable KVM, no story can run, and the
 //! runner counts each as ignored.
 
 pub mod belongings;
@@ -34,6 +34,11 @@ use std::time::Duration;
 /// The `microvm` file under test, from `MICROVM`.
 pub fn program() -> Option<PathBuf> {
     env::var_os("MICROVM").map(PathBuf::from)
+}
+
+/// Whether a chapter is told: all are, unless `MICROVM_CHAPTER` names one.
+pub fn is_told(chapter: &str) -> bool {
+    env::var_os("MICROVM_CHAPTER").is_none_or(|only| only == chapter)
 }
 
 /// Whether stories that go on and on do so for as long as they should, from `MICROVM_SOAK`: it takes an

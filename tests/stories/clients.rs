@@ -102,6 +102,11 @@ fn podman_looks_after_a_container_in_the_background() {
         "id -u; pwd; exit 5",
     ]);
     assert_eq!(exec.expect_code(5).text(), "3\n/tmp\n");
+    let top = call(&["top", "web", "pid", "ppid", "user", "args"]).expect_code(0).text();
+    let rows: Vec<Vec<_>> = top.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(rows[0], ["PID", "PPID", "USER", "COMMAND"]);
+    assert_eq!(rows[1][..5], ["1", "0", "root", "sh", "-c"], "{top}");
+    assert!(call(&["top", "web"]).expect_code(0).text().contains("sh -c trap"));
     call(&["pause", "web"]).expect_code(0);
     assert_eq!(inspect("Status"), "paused");
     call(&["unpause", "web"]).expect_code(0);

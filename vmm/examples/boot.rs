@@ -18,7 +18,7 @@ use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, anyhow, bail};
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, socketpair};
-use vmm::spec::{DiskSpec, Ending, HostPort, Inherited, Report, VmSpec, VsockSpec};
+use vmm::spec::{Begin, DiskSpec, Ending, HostPort, Inherited, Report, VmSpec, VsockSpec};
 
 /// Prints what the guest sends, to its end.
 type Printer = std::thread::JoinHandle<io::Result<u64>>;
@@ -106,13 +106,16 @@ fn spec(
         vcpus: 1,
         ram_bytes: 256 << 20,
         kvm: keep(kvm.into()),
-        kernel: keep(opened(kernel)?.into()),
-        initramfs: keep(opened(initramfs)?.into()),
-        command_line: String::new(),
+        begin: Begin::Boot {
+            kernel: keep(opened(kernel)?.into()),
+            initramfs: keep(opened(initramfs)?.into()),
+            command_line: String::new(),
+        },
         disks: vec![],
         vsock: VsockSpec { guest_cid: 3, listener: Inherited(-1), host_ports: vec![] },
         fs: None,
         serial_log: None,
+        capture: None,
         control: Inherited(-1),
     };
     let mut listen = None;
@@ -122,7 +125,11 @@ fn spec(
         match option.as_str() {
             "--vcpus" => spec.vcpus = value.parse()?,
             "--mib" => spec.ram_bytes = value.parse::<u64>()? << 20,
-            "--append" => spec.command_line = value.clone(),
+            "--append" => {
+                if let Begin::Boot { command_line, .. } = &mut spec.begin {
+                    command_line.clone_from(value);
+                }
+            }
             "--disk" | "--writable-disk" => {
                 let read_only = option == "--disk";
                 let file = OpenOptions::new().read(true).write(!read_only).open(value);

@@ -1,4 +1,4 @@
-//! The control socket: what the owner hears.
+//! The control socket: what the owner hears, and the orders he gives.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::ending::{Cause, Ends};
 use crate::event_loop::{Interest, Readiness, Subscriber, Watch};
-use crate::spec::{Ending, Report};
+use crate::spec::{Ending, Order, Report};
 
 /// This end of the control socket. A clone is the same.
 #[derive(Clone, Debug)]
@@ -68,11 +68,14 @@ fn monotonic() -> Duration {
     Duration::new(now.tv_sec.unsigned_abs(), u32::try_from(now.tv_nsec).unwrap_or(0))
 }
 
-/// Ends the VM when the owner closes its end.
+/// Ends the VM when the owner closes its end, or orders it.
 pub struct Owner {
     control: Control,
     ends: Ends,
 }
+
+/// The longest order.
+const ORDER_BYTES: usize = 256;
 
 impl Owner {
     /// Watches the owner's end of `control`.
@@ -82,10 +85,32 @@ impl Owner {
     }
 }
 
+impl Owner {
+    /// What he says. Every order there is ends this VM in its own way.
+    fn hear(&self) -> Option<Cause> {
+        let (mut packet, socket) = ([0; ORDER_BYTES], self.control.0.socket.as_raw_fd());
+        // SAFETY: `packet` is writable for its length.
+        let heard = unsafe {
+            libc::recv(socket, packet.as_mut_ptr().cast(), packet.len(), libc::MSG_DONTWAIT)
+        };
+        match usize::try_from(heard) {
+            Err(_) if io::Error::last_os_error().kind() == io::ErrorKind::WouldBlock => None,
+            Err(_) | Ok(0) => {
+                self.control.0.owner_gone.store(true, Ordering::Release);
+                Some(Cause::OwnerGone)
+            }
+            Ok(length) => Some(match serde_json::from_slice(&packet[..length]) {
+                Ok(Order::Capture) => Cause::CaptureOrdered,
+                Err(error) => Cause::Failed(format!("the owner's order: {error}")),
+            }),
+        }
+    }
+}
+
 impl Subscriber for Owner {
     fn ready(&mut self, _: u32, _: Readiness) {
-        // The owner has nothing to say on this socket, so readable means closed.
-        self.control.0.owner_gone.store(true, Ordering::Release);
-        self.ends.tell(Cause::OwnerGone);
+        if let Some(cause) = self.hear() {
+            self.ends.tell(cause);
+        }
     }
 }

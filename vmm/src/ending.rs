@@ -19,6 +19,8 @@ pub enum Cause {
     KvmStopped(String),
     /// The owner closed the control socket.
     OwnerGone,
+    /// The owner ordered the machine to be saved, which is the end of this one.
+    CaptureOrdered,
     /// The VMM itself failed, and at what.
     Failed(String),
 }

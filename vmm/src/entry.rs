@@ -12,12 +12,13 @@ use crate::devices::fs::Server;
 use crate::ending::{Cause, Ends};
 use crate::event_loop::{EventLoop, Interest, Readiness, Subscriber};
 use crate::inherit::{InheritError, Inheritance};
-use crate::jail::{self, JailError};
+use crate::jail::{self, JailError, Saving};
 use crate::kvm::{Kvm, KvmError};
-use crate::machine::{self, BuildError, Machine, Parts, Step};
-use crate::spec::{Ending, SpecError, VmSpec};
+use crate::machine::{self, BuildError, CaptureError, Machine, Parts, Step};
+use crate::memory;
+use crate::spec::{Begin, Ending, SnapshotSpec, SpecError, VmSpec};
 use crate::sync::lock;
-use crate::vcpu::{self, Surroundings};
+use crate::vcpu::{self, SpawnError, Surroundings};
 
 /// Why the VM never ran, or ran no further.
 #[derive(Debug, thiserror::Error)]
@@ -32,8 +33,14 @@ enum RunError {
     Build(#[from] BuildError),
     #[error("jail: {0}")]
     Jail(#[from] JailError),
-    #[error("thread of a vCPU: {0}")]
-    Thread(io::Error),
+    #[error(transparent)]
+    Spawn(#[from] SpawnError),
+    #[error("saving the machine: {0}")]
+    Capture(#[from] CaptureError),
+    #[error("file to save to: {0}")]
+    CaptureFile(#[source] io::Error),
+    #[error("saving the machine was ordered, and nothing given to save it to")]
+    NothingToSaveTo,
     #[error("event loop: {0}")]
     EventLoop(#[from] io::Error),
 }
@@ -80,6 +87,11 @@ fn run(spec: &VmSpec, mut inheritance: Inheritance, control: &Control) -> Result
     event_loop.subscribe(|watch| Owner::new(control.clone(), ends.clone(), &watch))?;
 
     let parts = parts(spec, &mut inheritance, control)?;
+    let capture = capture_into(spec, &mut inheritance)?;
+    let saved_msrs = match &capture {
+        Some(_) => parts.kvm.saved_msrs()?,
+        None => vec![],
+    };
     let machine = machine::build(parts, &mut event_loop, &ends)?;
 
     jail::drop_privileges()?;
@@ -88,13 +100,15 @@ fn run(spec: &VmSpec, mut inheritance: Inheritance, control: &Control) -> Result
         ports: machine.port_bus.clone(),
         ends: ends.clone(),
         start_line: Arc::new(Barrier::new(machine.vcpus.len() + 1)),
+        saved_msrs: saved_msrs.into(),
     };
-    let Machine { vcpus, last_words, leave, vm, memory, .. } = machine;
-    for (index, vcpu) in (0..).zip(vcpus) {
-        vcpu::spawn(index, vcpu, surroundings.clone(), jail::confine_vcpu)
-            .map_err(RunError::Thread)?;
-    }
-    jail::confine_event_loop()?;
+    let Machine { vcpus, last_words, leave, body, .. } = machine;
+    let saving = match capture {
+        Some(_) => Saving::Allowed,
+        None => Saving::Forbidden,
+    };
+    let vcpus = vcpu::spawn(vcpus, &surroundings, move || jail::confine_vcpu(saving))?;
+    jail::confine_event_loop(saving)?;
     surroundings.start_line.wait();
     control.mark("vcpus running");
 
@@ -104,6 +118,10 @@ fn run(spec: &VmSpec, mut inheritance: Inheritance, control: &Control) -> Result
             None => event_loop.turn()?,
         }
     };
+    if cause == Cause::CaptureOrdered {
+        body.capture(vcpus, capture.ok_or(RunError::NothingToSaveTo)?)?;
+        return Ok(Ending::Captured);
+    }
     // What the guest wrote before its end arrives whole, for as long as there is somebody to care.
     leave.hang_up();
     while !leave.is_drained() && !control.owner_is_gone() {
@@ -112,8 +130,20 @@ fn run(spec: &VmSpec, mut inheritance: Inheritance, control: &Control) -> Result
     let words = lock(&last_words);
     let ending = ending(cause, words.panic(), words.text());
     // The guest's other vCPUs may still be running in these; the process takes them along.
-    std::mem::forget((vm, memory));
+    std::mem::forget(body);
     Ok(ending)
+}
+
+/// Takes over the files to save to. The memory's is given its length while that is still allowed.
+fn capture_into(
+    spec: &VmSpec,
+    inheritance: &mut Inheritance,
+) -> Result<Option<machine::SaveTo>, RunError> {
+    let Some(SnapshotSpec { state, memory }) = &spec.capture else { return Ok(None) };
+    let state = inheritance.take(*state, "capture.state")?.into();
+    let file = File::from(inheritance.take(*memory, "capture.memory")?);
+    file.set_len(memory::file_bytes(spec.ram_bytes)).map_err(RunError::CaptureFile)?;
+    Ok(Some(machine::SaveTo { state, memory: file }))
 }
 
 /// Takes over everything the spec names.
@@ -136,7 +166,7 @@ fn parts(
         .collect::<Result<_, InheritError>>()?;
     let serial_log = spec.serial_log.map(|log| inheritance.take(log, "serial_log")).transpose()?;
     let fs = spec.fs.as_ref().map(|fs| {
-        let socket = inheritance.take(fs.socket, "fs.socket")?;
+        let socket = fs.socket.map(|socket| inheritance.take(socket, "fs.socket")).transpose()?;
         Ok::<_, InheritError>(Server { tag: fs.tag.clone(), socket })
     });
     let (dialling, reaching) = (control.clone(), control.clone());
@@ -144,9 +174,17 @@ fn parts(
         vcpus: spec.vcpus,
         ram_bytes: spec.ram_bytes,
         kvm: Kvm::new(inheritance.take(spec.kvm, "kvm")?)?,
-        kernel: inheritance.take(spec.kernel, "kernel")?.into(),
-        initramfs: inheritance.take(spec.initramfs, "initramfs")?.into(),
-        command_line: spec.command_line.clone(),
+        begin: match &spec.begin {
+            Begin::Boot { kernel, initramfs, command_line } => machine::Begin::Boot {
+                kernel: inheritance.take(*kernel, "kernel")?.into(),
+                initramfs: inheritance.take(*initramfs, "initramfs")?.into(),
+                command_line: command_line.clone(),
+            },
+            Begin::Restore(SnapshotSpec { state, memory }) => machine::Begin::Restore {
+                state: inheritance.take(*state, "begin.state")?.into(),
+                memory: inheritance.take(*memory, "begin.memory")?.into(),
+            },
+        },
         disks,
         guest_cid: spec.vsock.guest_cid,
         listener: inheritance.take(spec.vsock.listener, "vsock.listener")?,
@@ -158,6 +196,7 @@ fn parts(
             reaching.mark(match step {
                 Step::KvmReady => "kvm ready",
                 Step::Loaded => "kernel loaded",
+                Step::Restored => "machine restored",
             });
         }),
     })
@@ -173,6 +212,7 @@ fn ending(cause: Cause, panic: Option<&str>, last_words: String) -> Ending {
         (Cause::TripleFault, None) => Ending::TripleFault { last_words },
         (Cause::KvmStopped(reason), _) => Ending::KvmStopped { reason, last_words },
         (Cause::OwnerGone, _) => Ending::OwnerGone,
+        (Cause::CaptureOrdered, _) => Ending::Captured,
         (Cause::Failed(message), _) => Ending::Failed { message },
     }
 }

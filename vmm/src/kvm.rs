@@ -1,8 +1,10 @@
 //! The fence around KVM: what the rest of the house asks of it, and nothing else.
 
-use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
 
-use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, kvm_userspace_memory_region};
+use kvm_bindings::{
+    CpuId, KVM_MAX_CPUID_ENTRIES, kvm_clock_data, kvm_irqchip, kvm_userspace_memory_region,
+};
 use kvm_ioctls::{Cap, IoEventAddress, VcpuFd, VmFd};
 use vm_memory::{Address, GuestMemoryBackend, GuestMemoryRegion};
 use vmm_sys_util::eventfd::EventFd;
@@ -81,6 +83,12 @@ impl Kvm {
         self.0.check_extension(Cap::TscDeadlineTimer)
     }
 
+    /// The model-specific registers that make up a vCPU's state.
+    pub fn saved_msrs(&self) -> Result<Vec<u32>, KvmError> {
+        let list = self.0.get_msr_index_list().map_err(refused("list model-specific registers"))?;
+        Ok(list.as_slice().to_vec())
+    }
+
     /// An empty machine.
     pub fn create_vm(&self) -> Result<Vm, KvmError> {
         self.0.create_vm().map(Vm).map_err(refused("create a VM"))
@@ -124,6 +132,32 @@ impl Vm {
         self.0.create_vcpu(u64::from(index)).map_err(refused("create a vCPU"))
     }
 
+    /// One of the three interrupt controllers, by KVM's number for it.
+    #[cfg(target_arch = "x86_64")]
+    pub fn interrupt_controller(&self, chip_id: u32) -> Result<kvm_irqchip, KvmError> {
+        let mut state = kvm_irqchip { chip_id, ..Default::default() };
+        self.0.get_irqchip(&mut state).map_err(refused("save an interrupt controller"))?;
+        Ok(state)
+    }
+
+    /// Gives the interrupt controller that `state` names this state.
+    #[cfg(target_arch = "x86_64")]
+    pub fn set_interrupt_controller(&self, state: &kvm_irqchip) -> Result<(), KvmError> {
+        self.0.set_irqchip(state).map_err(refused("restore an interrupt controller"))
+    }
+
+    /// The guest's clock, in nanoseconds.
+    #[cfg(target_arch = "x86_64")]
+    pub fn clock(&self) -> Result<kvm_clock_data, KvmError> {
+        self.0.get_clock().map_err(refused("read the guest's clock"))
+    }
+
+    /// Sets the guest's clock.
+    #[cfg(target_arch = "x86_64")]
+    pub fn set_clock(&self, clock: &kvm_clock_data) -> Result<(), KvmError> {
+        self.0.set_clock(clock).map_err(refused("set the guest's clock"))
+    }
+
     /// From now on a write to `event` raises interrupt `gsi`.
     pub fn connect_interrupt(&self, event: &EventFd, gsi: u32) -> Result<(), KvmError> {
         self.0.register_irqfd(event, gsi).map_err(refused("connect an interrupt"))
@@ -141,4 +175,22 @@ impl Vm {
             .register_ioevent(event, &IoEventAddress::Mmio(address), value)
             .map_err(refused("connect a queue's notification"))
     }
+}
+
+/// While `vcpu` runs the guest, its thread takes `signal`, which interrupts that; at all other times its
+/// thread blocks it. So a signal is never lost: one that comes in between waits for the next run, and
+/// ends it at its beginning.
+pub fn interruptible_by(vcpu: &VcpuFd, signal: libc::c_int) -> Result<(), KvmError> {
+    // `struct kvm_signal_mask` with the eight bytes of a kernel's signal set behind its length.
+    #[repr(C, packed)]
+    struct Mask {
+        len: u32,
+        blocked: u64,
+    }
+    const KVM_SET_SIGNAL_MASK: libc::c_ulong = 0x4004_ae8b;
+    let mask = Mask { len: 8, blocked: !(1 << (signal - 1)) };
+    // SAFETY: `mask` is readable, and as long as it says.
+    let done = unsafe { libc::ioctl(vcpu.as_raw_fd(), KVM_SET_SIGNAL_MASK as _, &raw const mask) };
+    let refused = refused("let a signal interrupt a vCPU");
+    if done < 0 { Err(refused(kvm_ioctls::Error::last())) } else { Ok(()) }
 }

@@ -6,8 +6,9 @@
 //! An owner prepares a command with [`launch::hand_over`] that runs a program which calls [`main`];
 //! that jails itself, runs the guest, and says over the control socket how it went.
 //!
-//! The rest is public for fuzz targets and tests. Floors, each using only those below: `kvm`, `memory`, `spec` · `bus`, `irq`, `event_loop` ·
-//! `arch`, `boot`, `virtio` · `devices` · `vcpu` · `machine` · `control`, `jail`, `entry`.
+//! The rest is public for fuzz targets and tests. Floors, each using only those below: `kvm`, `memory`,
+//! `section`, `spec` · `bus`, `irq`, `event_loop` ·
+//! `arch`, `boot`, `virtio` · `devices` · `vcpu` · `machine`, `snapshot` · `control`, `jail`, `entry`.
 
 pub mod arch;
 pub mod boot;
@@ -25,6 +26,8 @@ pub mod launch;
 pub mod machine;
 pub mod memory;
 pub mod probe;
+pub mod section;
+pub mod snapshot;
 pub mod spec;
 pub mod sync;
 pub mod vcpu;

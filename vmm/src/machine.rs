@@ -1,30 +1,41 @@
 //! A machine: what the spec asks for, put together and not yet running.
+//!
+//! There is one road. Each part is made from a state, which is power-on or was saved; only where the
+//! vCPUs stand and what is in memory comes from a kernel in the one case and from the states in the other.
+
+mod capture;
 
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Mutex};
 
 use kvm_ioctls::VcpuFd;
 
+use self::capture::MachineState;
+pub use self::capture::{Body, CaptureError, SaveTo, Shape};
+use crate::arch::state::{ChipsState, VcpuState};
 use crate::arch::{self, cpu::Processors, layout};
 use crate::boot;
 use crate::bus::Bus;
-use crate::devices::block::{Block, BlockState, Disk, OpenDiskError};
-use crate::devices::fs::{Fs, FsState, Server};
+use crate::devices::block::{Block, Disk, OpenDiskError};
+use crate::devices::fs::{Fs, Server};
 use crate::devices::reset::ResetLine;
-use crate::devices::rng::{Rng, RngState};
+use crate::devices::rng::Rng;
 use crate::devices::serial::{LastWords, SerialLine};
-use crate::devices::vsock::{Connections, Dialled, Leave, Vsock, VsockState};
+use crate::devices::vsock::{Connections, Dialled, Leave, Vsock};
 use crate::devices::{block, fs, rng, vsock};
 use crate::ending::Ends;
 use crate::event_loop::EventLoop;
 use crate::irq::Interrupt;
 use crate::kvm::{Kvm, KvmError, Vm};
-use crate::memory::{self, Memory, MemoryError};
+use crate::memory::{self, Memory, MemoryError, Range};
+use crate::section::{SectionError, State, States};
+use crate::snapshot::{self, FormatError};
 use crate::virtio::device::{Device, Kicks};
-use crate::virtio::mmio::{self, Mmio, MmioState, TransportError};
+use crate::virtio::mmio::{self, Mmio, TransportError};
 
 /// Everything a machine is made of.
 pub struct Parts {
@@ -34,12 +45,8 @@ pub struct Parts {
     pub ram_bytes: u64,
     /// The hypervisor.
     pub kvm: Kvm,
-    /// The kernel's ELF file.
-    pub kernel: File,
-    /// The initramfs.
-    pub initramfs: File,
-    /// The owner's part of the command line.
-    pub command_line: String,
+    /// Where its first instruction comes from.
+    pub begin: Begin,
     /// A disk, or none, for each slot.
     pub disks: Vec<Option<Disk>>,
     /// The guest's context id.
@@ -58,6 +65,26 @@ pub struct Parts {
     pub reached: Box<dyn Fn(Step)>,
 }
 
+/// How it begins.
+pub enum Begin {
+    /// With a kernel.
+    Boot {
+        /// The kernel's ELF file.
+        kernel: File,
+        /// The initramfs.
+        initramfs: File,
+        /// The owner's part of the command line.
+        command_line: String,
+    },
+    /// Where another was saved.
+    Restore {
+        /// The file of its state.
+        state: File,
+        /// The file of its memory.
+        memory: File,
+    },
+}
+
 /// A step on the way to a machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
@@ -65,6 +92,8 @@ pub enum Step {
     KvmReady,
     /// Kernel and initramfs are in memory.
     Loaded,
+    /// It is where another was saved.
+    Restored,
 }
 
 /// Why there is no machine.
@@ -81,7 +110,16 @@ pub enum BuildError {
     Boot(#[from] boot::BootError),
     /// A vCPU cannot be what it should.
     #[error(transparent)]
-    PowerOn(#[from] arch::cpu::PowerOnError),
+    Cpu(#[from] arch::cpu::CpuError),
+    /// The state cannot be read.
+    #[error("snapshot: {0}")]
+    ReadState(#[source] io::Error),
+    /// The state is none.
+    #[error(transparent)]
+    Format(#[from] FormatError),
+    /// The state is not that of such a machine.
+    #[error(transparent)]
+    State(#[from] SectionError),
     /// A disk is none.
     #[error(transparent)]
     Disk(#[from] OpenDiskError),
@@ -96,9 +134,9 @@ pub enum BuildError {
     Io(#[from] io::Error),
 }
 
-/// A machine at power-on.
+/// A machine that can start.
 pub struct Machine {
-    /// Its vCPUs, the first of them at the kernel's entry.
+    /// Its vCPUs, at the kernel's entry or where they were saved.
     pub vcpus: Vec<VcpuFd>,
     /// Its memory-mapped devices.
     pub memory_bus: Arc<Bus>,
@@ -108,81 +146,141 @@ pub struct Machine {
     pub last_words: Arc<Mutex<LastWords>>,
     /// To leave the socket device without losing anything.
     pub leave: Leave,
-    /// The VM in the kernel, which lives as long as this.
-    pub vm: Vm,
-    /// Its memory, which the VM looks at.
-    pub memory: Memory,
+    /// The rest of it.
+    pub body: Body,
 }
 
 /// Puts a machine together. Its devices wait on `event_loop`, its end is told to `ends`.
-pub fn build(
-    mut parts: Parts,
-    event_loop: &mut EventLoop,
-    ends: &Ends,
-) -> Result<Machine, BuildError> {
+pub fn build(parts: Parts, event_loop: &mut EventLoop, ends: &Ends) -> Result<Machine, BuildError> {
     let ram = layout::memory(parts.ram_bytes);
-    let memory = memory::allocate(&ram)?;
+    let processors = Processors {
+        vcpus: parts.vcpus,
+        supported_cpuid: parts.kvm.supported_cpuid()?,
+        tsc_deadline: parts.kvm.has_tsc_deadline(),
+    };
     let vm = parts.kvm.create_vm()?;
-    vm.map(&memory)?;
     vm.create_interrupt_controllers(layout::KVM_PRIVATE_PAGES)?;
+    let vcpus =
+        (0..parts.vcpus).map(|index| vm.create_vcpu(index)).collect::<Result<Vec<_>, _>>()?;
+    let shape = Shape {
+        vcpus: parts.vcpus,
+        ram_bytes: parts.ram_bytes,
+        disks: u8::try_from(parts.disks.len()).unwrap_or(u8::MAX),
+        has_fs: parts.fs.is_some(),
+        processor: processors.fingerprint(),
+        // A KVM that does not know has no other machine's ticks to keep either.
+        tsc_khz: vcpus.first().and_then(|first| first.get_tsc_khz().ok()).unwrap_or(0),
+    };
+    let (memory, mut states) = memory_and_states(&parts.begin, &ram, &shape)?;
+    vm.map(&memory)?;
+    for (index, vcpu) in (0..).zip(&vcpus) {
+        if let Some(state) = states.take_saved::<VcpuState>()? {
+            processors.introduce(vcpu, index)?;
+            state.restore(vcpu, index)?;
+        }
+    }
+    // Before the devices, which raise the interrupts again that were under way.
+    if let Some(state) = states.take_saved::<ChipsState>()? {
+        state.restore(&vm)?;
+    }
     (parts.reached)(Step::KvmReady);
 
     let mut slots =
-        Slots { vm: &vm, memory: &memory, bus: Bus::default(), words: vec![], taken: 0 };
+        Slots { vm: &vm, memory: &memory, bus: Bus::default(), words: vec![], devices: vec![] };
     let connections = Connections {
         guest_cid: parts.guest_cid,
         listener: parts.listener,
         host_ports: parts.host_ports,
         dialled: parts.dialled,
     };
-    let kicks = mmio::kicks(vsock::QUEUE_SIZES.len())?;
-    let socket_device = Vsock::new(VsockState::default(), connections, kicks.clone(), event_loop)?;
-    let leave = socket_device.leave();
-    slots.plug(Box::new(socket_device), kicks)?;
+    let mut leave = None;
+    slots.plug(&mut states, vsock::QUEUE_SIZES, |states, kicks| {
+        let device = Vsock::new(states.take()?, connections, kicks, event_loop)?;
+        leave = Some(device.leave());
+        Ok(Box::new(device))
+    })?;
     for (slot, disk) in parts.disks.into_iter().enumerate() {
-        let kicks = mmio::kicks(block::QUEUE_SIZES.len())?;
-        let disk = Block::new(BlockState::default(), slot, disk, kicks.clone(), event_loop)?;
-        slots.plug(Box::new(disk), kicks)?;
+        slots.plug(&mut states, block::QUEUE_SIZES, |states, kicks| {
+            Ok(Box::new(Block::new(states.take()?, slot, disk, kicks, event_loop)?))
+        })?;
     }
-    let kicks = mmio::kicks(rng::QUEUE_SIZES.len())?;
-    let entropy = Rng::new(RngState::default(), kicks.clone(), event_loop)?;
-    slots.plug(Box::new(entropy), kicks)?;
-    // Last, so that the others are where they are without it. An empty slot would be free but for the
-    // driver, which sets its queues up at boot.
+    slots.plug(&mut states, rng::QUEUE_SIZES, |states, kicks| {
+        Ok(Box::new(Rng::new(states.take()?, kicks, event_loop)?))
+    })?;
+    // Last, so that the others are where they are without it. An empty slot costs a boot what the driver
+    // does to set its queues up.
     if let Some(server) = parts.fs {
-        let kicks = mmio::kicks(fs::QUEUE_SIZES.len())?;
-        let files = Fs::new(FsState::default(), server, kicks.clone(), event_loop)?;
-        slots.plug(Box::new(files), kicks)?;
+        slots.plug(&mut states, fs::QUEUE_SIZES, |states, kicks| {
+            Ok(Box::new(Fs::new(states.take()?, server, kicks, event_loop)?))
+        })?;
     }
-    let Slots { bus: memory_bus, words, .. } = slots;
+    let Slots { bus: memory_bus, words, devices, .. } = slots;
 
     let last_words = Arc::new(Mutex::new(LastWords::default()));
-    let serial = SerialLine::new(last_words.clone(), parts.serial_log);
+    let serial = SerialLine::new(states.take()?, last_words.clone(), parts.serial_log)?;
+    let serial = Arc::new(Mutex::new(serial));
     let mut port_bus = Bus::default();
-    port_bus.insert(layout::SERIAL_PORT, layout::SERIAL_PORTS, Arc::new(Mutex::new(serial)));
+    port_bus.insert(layout::SERIAL_PORT, layout::SERIAL_PORTS, serial.clone());
     let reset = Arc::new(Mutex::new(ResetLine::new(ends.clone())));
     port_bus.insert(layout::KEYBOARD_PORT, layout::KEYBOARD_PORTS, reset);
+    states.end()?;
 
-    let machine_words = [arch::boot::COMMAND_LINE_OF_MACHINE.to_owned()];
-    let command_line = [&machine_words[..], &words, &[parts.command_line]].concat().join(" ");
-    let kernel = &mut parts.kernel;
-    let entry =
-        boot::load(&memory, &ram, parts.vcpus, kernel, &mut parts.initramfs, &command_line)?;
-    (parts.reached)(Step::Loaded);
-
-    let processors = Processors {
-        vcpus: parts.vcpus,
-        supported_cpuid: parts.kvm.supported_cpuid()?,
-        tsc_deadline: parts.kvm.has_tsc_deadline(),
-    };
-    let mut vcpus = Vec::with_capacity(usize::from(parts.vcpus));
-    for index in 0..parts.vcpus {
-        let vcpu = vm.create_vcpu(index)?;
-        processors.power_on(&vcpu, index, entry)?;
-        vcpus.push(vcpu);
+    match parts.begin {
+        Begin::Boot { mut kernel, mut initramfs, command_line } => {
+            let machine_words = [arch::boot::COMMAND_LINE_OF_MACHINE.to_owned()];
+            let command_line = [&machine_words[..], &words, &[command_line]].concat().join(" ");
+            let (kernel, initramfs) = (&mut kernel, &mut initramfs);
+            let entry = boot::load(&memory, &ram, parts.vcpus, kernel, initramfs, &command_line)?;
+            for (index, vcpu) in (0..).zip(&vcpus) {
+                processors.power_on(vcpu, index, entry)?;
+            }
+            (parts.reached)(Step::Loaded);
+        }
+        Begin::Restore { .. } => (parts.reached)(Step::Restored),
     }
     let (memory_bus, port_bus) = (Arc::new(memory_bus), Arc::new(port_bus));
-    Ok(Machine { vcpus, memory_bus, port_bus, last_words, leave, vm, memory })
+    let leave = leave.ok_or(BuildError::TooManyDevices)?;
+    let body = Body { vm, memory, devices, serial, shape };
+    Ok(Machine { vcpus, memory_bus, port_bus, last_words, leave, body })
+}
+
+/// Empty memory and power-on, or what was saved of a machine of this `shape`.
+fn memory_and_states(
+    begin: &Begin,
+    ram: &[Range],
+    shape: &Shape,
+) -> Result<(Memory, States), BuildError> {
+    let Begin::Restore { state, memory } = begin else {
+        return Ok((memory::allocate(ram)?, States::power_on()));
+    };
+    let mut states = States::saved(snapshot::read(&state_file(state)?)?);
+    let saved = states.take_saved::<MachineState>()?;
+    let saved = saved.ok_or(SectionError::Missing { wanted: MachineState::KIND })?;
+    shape.check(&saved.shape)?;
+    let memory = memory.try_clone().map_err(MemoryError::File)?;
+    Ok((memory::map(ram, memory, &saved.memory)?, states))
+}
+
+/// Whether these are a state and its memory, and both whole. Whether a machine can go on from them here is
+/// another question, which [`build`] answers.
+pub fn belong_together(state: &File, memory: &File) -> Result<Shape, BuildError> {
+    let mut states = States::saved(snapshot::read(&state_file(state)?)?);
+    let saved = states.take_saved::<MachineState>()?;
+    let saved = saved.ok_or(SectionError::Missing { wanted: MachineState::KIND })?;
+    memory::check(memory, saved.shape.ram_bytes, &saved.memory)?;
+    Ok(saved.shape)
+}
+
+/// Read by place, since the place in the file is that of everybody who has it open.
+fn state_file(state: &File) -> Result<Vec<u8>, BuildError> {
+    let bytes = state.metadata().map_err(BuildError::ReadState)?.len();
+    let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
+    if bytes > snapshot::MAX_BYTES {
+        return Err(FormatError::TooLong(bytes).into());
+    }
+    let mut file = vec![0; bytes];
+    state.read_exact_at(&mut file, 0).map_err(BuildError::ReadState)?;
+    Ok(file)
 }
 
 /// Where devices are plugged: each takes a page of addresses and an interrupt.
@@ -192,24 +290,35 @@ struct Slots<'a> {
     bus: Bus,
     /// How the kernel is told of each.
     words: Vec<String>,
-    taken: u32,
+    devices: Vec<Arc<Mutex<Mmio>>>,
 }
 
 impl Slots<'_> {
-    fn plug(&mut self, device: Box<dyn Device>, kicks: Kicks) -> Result<(), BuildError> {
-        let base = layout::DEVICES + u64::from(self.taken) * layout::DEVICE_BYTES;
-        let gsi = layout::DEVICE_INTERRUPTS.start() + self.taken;
+    /// Plugs what `make` makes, which takes its state behind that of its transport.
+    fn plug(
+        &mut self,
+        states: &mut States,
+        queue_sizes: &[u16],
+        make: impl FnOnce(&mut States, Kicks) -> Result<Box<dyn Device>, BuildError>,
+    ) -> Result<(), BuildError> {
+        let taken = u32::try_from(self.devices.len()).unwrap_or(u32::MAX);
+        let gsi = layout::DEVICE_INTERRUPTS.start().saturating_add(taken);
         if !layout::DEVICE_INTERRUPTS.contains(&gsi) {
             return Err(BuildError::TooManyDevices);
         }
-        self.taken += 1;
+        let base = layout::DEVICES + u64::from(taken) * layout::DEVICE_BYTES;
+        let kicks = mmio::kicks(queue_sizes.len())?;
+        let state = states.take()?;
+        let device = make(states, kicks.clone())?;
         let irq = Interrupt::new()?;
         self.vm.connect_interrupt(irq.event(), gsi)?;
         for (queue, kick) in (0..).zip(kicks.iter()) {
             self.vm.connect_notification(kick, base + mmio::QUEUE_NOTIFY, queue)?;
         }
-        let registers = Mmio::new(MmioState::default(), device, self.memory.clone(), irq, kicks)?;
-        self.bus.insert(base, layout::DEVICE_BYTES, Arc::new(Mutex::new(registers)));
+        let registers = Mmio::new(state, device, self.memory.clone(), irq, kicks)?;
+        let registers = Arc::new(Mutex::new(registers));
+        self.bus.insert(base, layout::DEVICE_BYTES, registers.clone());
+        self.devices.push(registers);
         self.words.push(arch::boot::command_line_of_device(base, gsi));
         Ok(())
     }

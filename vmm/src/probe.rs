@@ -13,7 +13,7 @@ use kvm_ioctls::{VcpuExit, VcpuFd};
 use vm_memory::{Bytes, GuestAddress};
 
 use crate::arch::code::{self, Snippet};
-use crate::arch::cpu::{PowerOnError, Processors};
+use crate::arch::cpu::{CpuError, Processors};
 use crate::kvm::{Kvm, KvmError, Vm};
 use crate::memory::{self, Memory, MemoryError, Range};
 use crate::vcpu::internal_error;
@@ -43,7 +43,7 @@ pub enum ProbeError {
     Memory(#[from] MemoryError),
     /// The vCPU could not be readied.
     #[error(transparent)]
-    PowerOn(#[from] PowerOnError),
+    PowerOn(#[from] CpuError),
     /// The code did not go in.
     #[error("memory of the probe: {0}")]
     Write(#[from] vm_memory::GuestMemoryError),

@@ -22,13 +22,8 @@ pub struct VmSpec {
     pub ram_bytes: u64,
     /// `/dev/kvm`, opened for reading and writing.
     pub kvm: Inherited,
-    /// An uncompressed 64-bit ELF kernel, opened for reading, and for this VM alone: its place in the
-    /// file is moved.
-    pub kernel: Inherited,
-    /// A cpio archive, opened for reading, and for this VM alone.
-    pub initramfs: Inherited,
-    /// Added to the kernel command line behind what the machine itself needs.
-    pub command_line: String,
+    /// Where the guest's first instruction comes from.
+    pub begin: Begin,
     /// Disk slots in order: the first is `/dev/vda` in the guest. `None` is an empty slot, which is
     /// there and has no sectors.
     pub disks: Vec<Option<DiskSpec>>,
@@ -39,8 +34,41 @@ pub struct VmSpec {
     pub fs: Option<FsSpec>,
     /// What the guest's serial port says goes here as well as into the last words, if given.
     pub serial_log: Option<Inherited>,
-    /// A `SOCK_SEQPACKET` Unix socket; one [`Report`] in JSON is one packet.
+    /// Where the machine is saved to when the owner orders that with [`Order::Capture`]. A VM without
+    /// cannot be.
+    #[serde(default)]
+    pub capture: Option<SnapshotSpec>,
+    /// A `SOCK_SEQPACKET` Unix socket; one [`Report`] or [`Order`] in JSON is one packet.
     pub control: Inherited,
+}
+
+/// How a VM begins.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "how", rename_all = "snake_case")]
+pub enum Begin {
+    /// With a kernel.
+    Boot {
+        /// An uncompressed 64-bit ELF kernel, opened for reading, and for this VM alone: its place in the
+        /// file is moved.
+        kernel: Inherited,
+        /// A cpio archive, opened for reading, and for this VM alone.
+        initramfs: Inherited,
+        /// Added to the kernel command line behind what the machine itself needs.
+        command_line: String,
+    },
+    /// Where another was saved that had as many vCPUs, as much memory and as many slots. What is in the
+    /// slots is this VM's own.
+    Restore(SnapshotSpec),
+}
+
+/// A saved machine, by the descriptors of its two files (`docs/snapshot-format.md`).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnapshotSpec {
+    /// Its state. To capture into, an empty file, opened for writing.
+    pub state: Inherited,
+    /// Its memory, which must not change while it is somebody's. To capture into, an empty file, opened
+    /// for reading and writing.
+    pub memory: Inherited,
 }
 
 impl VmSpec {
@@ -48,17 +76,24 @@ impl VmSpec {
     pub fn descriptors(&self) -> impl Iterator<Item = Inherited> {
         let disks = self.disks.iter().flatten().map(|disk| disk.image);
         let ports = self.vsock.host_ports.iter().map(|port| port.socket);
-        [self.kvm, self.kernel, self.initramfs, self.vsock.listener, self.control]
+        let begin = match &self.begin {
+            Begin::Boot { kernel, initramfs, .. } => [*kernel, *initramfs],
+            Begin::Restore(SnapshotSpec { state, memory }) => [*state, *memory],
+        };
+        let capture = self.capture.iter().flat_map(|files| [files.state, files.memory]);
+        [self.kvm, self.vsock.listener, self.control]
             .into_iter()
+            .chain(begin)
+            .chain(capture)
             .chain(self.serial_log)
-            .chain(self.fs.as_ref().map(|fs| fs.socket))
+            .chain(self.fs.as_ref().and_then(|fs| fs.socket))
             .chain(disks)
             .chain(ports)
     }
 
     /// Finds what no machine can be made of, by the field's name.
     pub fn check(&self) -> Result<(), SpecError> {
-        let Self { vcpus, ram_bytes, ref command_line, ref disks, ref vsock, .. } = *self;
+        let Self { vcpus, ram_bytes, ref disks, ref vsock, .. } = *self;
         if !(1..=MAX_VCPUS).contains(&vcpus) {
             return Err(SpecError::Vcpus(vcpus));
         }
@@ -77,7 +112,9 @@ impl VmSpec {
         {
             return Err(SpecError::FsTag(tag.clone()));
         }
-        if let Some(at) = command_line.bytes().position(|byte| !(b' '..=b'~').contains(&byte)) {
+        if let Begin::Boot { command_line, .. } = &self.begin
+            && let Some(at) = command_line.bytes().position(|byte| !(b' '..=b'~').contains(&byte))
+        {
             return Err(SpecError::CommandLine { at });
         }
         let mut ports: Vec<u32> = vsock.host_ports.iter().map(|port| port.port).collect();
@@ -176,8 +213,17 @@ pub struct FsSpec {
     /// What the guest mounts it by.
     pub tag: String,
     /// A connected `SOCK_SEQPACKET` Unix socket to the file server: a request or a reply is one
-    /// packet.
-    pub socket: Inherited,
+    /// packet. `None` is an empty slot, in which every request is answered with an I/O error.
+    pub socket: Option<Inherited>,
+}
+
+/// What the owner says to a VMM process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "order", rename_all = "snake_case")]
+pub enum Order {
+    /// Stop the guest, save the machine where [`VmSpec::capture`] says, and end. A VM that ends first
+    /// has not been saved.
+    Capture,
 }
 
 /// What a VMM process says to its owner.
@@ -206,6 +252,8 @@ pub enum Ending {
     PoweredOff,
     /// The owner closed the control socket.
     OwnerGone,
+    /// It was saved, as it was ordered.
+    Captured,
     /// The guest's kernel panicked.
     Panicked {
         /// The line behind "Kernel panic - not syncing".
@@ -239,22 +287,26 @@ mod tests {
     /// A change to a field.
     type Spoil = fn(&mut VmSpec);
 
+    fn boot(command_line: &str) -> Begin {
+        let command_line = command_line.into();
+        Begin::Boot { kernel: Inherited(4), initramfs: Inherited(5), command_line }
+    }
+
     fn spec() -> VmSpec {
         VmSpec {
             vcpus: 1,
             ram_bytes: MIN_RAM_BYTES,
             kvm: Inherited(3),
-            kernel: Inherited(4),
-            initramfs: Inherited(5),
-            command_line: "quiet".into(),
+            begin: boot("quiet"),
             disks: vec![None, Some(DiskSpec { image: Inherited(6), read_only: true })],
             vsock: VsockSpec {
                 guest_cid: 3,
                 listener: Inherited(7),
                 host_ports: vec![HostPort { port: 1024, socket: Inherited(8) }],
             },
-            fs: Some(FsSpec { tag: "files".into(), socket: Inherited(10) }),
+            fs: Some(FsSpec { tag: "files".into(), socket: Some(Inherited(10)) }),
             serial_log: None,
+            capture: Some(SnapshotSpec { state: Inherited(11), memory: Inherited(12) }),
             control: Inherited(9),
         }
     }
@@ -274,8 +326,8 @@ mod tests {
             (|spec| spec.fs.as_mut().unwrap().tag.clear(), "fs.tag is \"\""),
             (|spec| spec.fs.as_mut().unwrap().tag.push('\0'), "fs.tag is \"files\\0\""),
             (|spec| spec.fs.as_mut().unwrap().tag = "x".repeat(37), "fs.tag is \"xxx"),
-            (|spec| spec.command_line = "a\0b".into(), "command_line has a character at 1"),
-            (|spec| spec.command_line = "a b\n".into(), "command_line has a character at 3"),
+            (|spec| spec.begin = boot("a\0b"), "command_line has a character at 1"),
+            (|spec| spec.begin = boot("a b\n"), "command_line has a character at 3"),
             (
                 |spec| {
                     let again = HostPort { port: 1024, socket: Inherited(11) };
@@ -296,6 +348,6 @@ mod tests {
     fn every_descriptor_is_named() {
         let mut numbers: Vec<_> = spec().descriptors().map(|fd| fd.0).collect();
         numbers.sort_unstable();
-        assert_eq!(numbers, [3, 4, 5, 6, 7, 8, 9, 10]);
+        assert_eq!(numbers, [3, 4, 5, 6, 7, 8, 9, 10, 11, 12]);
     }
 }

@@ -5,14 +5,14 @@ use std::time::Instant;
 
 use anyhow::{Result, ensure};
 
-use crate::host::Instance;
+use crate::host::{self, Instance};
 use crate::{step, test, tidy, toolchain};
 
 /// Runs every check, from the quickest to the slowest, and stops at the first that does not hold.
 /// Nothing that it started goes on afterwards.
 pub(crate) fn run() -> Result<()> {
     let checked = checks();
-    let ended = Instance::of_checkout()?.down();
+    let ended = Instance::all_of_checkout().and_then(host::down);
     checked?;
     ended?;
     Ok(())

@@ -1,8 +1,8 @@
 //! The emulated KVM host: a QEMU machine with AMD's virtualisation, for where there is none.
 //!
-//! One such machine belongs to a checkout. It is started when it is first needed and stays up, so
-//! that a command in it costs its own time and not a boot; all that is written in it is gone when it
-//! ends.
+//! One such machine belongs to a checkout, and more where tests have processors for them. It is started
+//! when it is first needed and stays up, so that a command in it costs its own time and not a boot; all
+//! that is written in it is gone when it ends.
 
 mod deterministic;
 mod image;
@@ -67,11 +67,7 @@ pub(crate) fn run(wish: &Wish) -> Result<ExitCode> {
         }
         Wish::Shell => return instance.up()?.exec(&["bash", "--login"]),
         Wish::Down { all } => {
-            let instances = if *all { Instance::all()? } else { vec![instance] };
-            let mut ended = 0;
-            for instance in instances {
-                ended += u32::from(instance.down()?);
-            }
+            let ended = down(if *all { Instance::all()? } else { Instance::all_of_checkout()? })?;
             println!("{ended} ended");
         }
         Wish::Status => match instance.find()? {
@@ -81,6 +77,15 @@ pub(crate) fn run(wish: &Wish) -> Result<ExitCode> {
         },
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Ends hosts, and says how many were up.
+pub(crate) fn down(instances: Vec<Instance>) -> Result<u32> {
+    let mut ended = 0;
+    for instance in instances {
+        ended += u32::from(instance.down()?);
+    }
+    Ok(ended)
 }
 
 impl Up {

@@ -1,18 +1,16 @@
 //! `cargo xtask test`: unit tests here, then the stories where KVM is real.
 
-use std::ffi::OsString;
+mod stories;
+
 use std::io::{BufRead, BufReader, Read};
 use std::ops::AddAssign;
-use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{ExitCode, Stdio};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use serde_json::Value;
 
-use crate::build::{self, Outputs};
-use crate::host::{Instance, Up};
-use crate::toolchain::{self, TRIPLE};
-use crate::{packages, run, step};
+use crate::build;
+use crate::{packages, step};
 
 /// Which tests.
 #[derive(clap::Args, Default)]
@@ -24,15 +22,19 @@ pub(crate) struct Args {
     soak: bool,
 }
 
-/// The exit code of a test program of which some tests failed.
-const SOME_FAILED: u8 = 101;
+/// How many of the longest tests are named at the end.
+const LONGEST: usize = 10;
 
 /// Runs them. The last line says how many passed, failed and could not run.
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let mut count = Count::default();
     let unit = unit_tests(args, &mut count)?;
     let outputs = build::everything()?;
-    let stories = stories(&outputs, args, &mut count)?;
+    let stories = stories::tell(&outputs, args, &mut count)?;
+    count.longest.sort_by_key(|(_, took)| std::cmp::Reverse(*took));
+    for (name, took) in count.longest.iter().take(LONGEST) {
+        step::say(&format!("{:4} s  {name}", took.as_secs()));
+    }
     println!("{} passed, {} failed, {} skipped", count.passed, count.failed, count.skipped);
     Ok(if unit && stories { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -43,6 +45,9 @@ struct Count {
     passed: u64,
     failed: u64,
     skipped: u64,
+    /// Tests that took a second or more. One that runs beside others is charged what has passed since the
+    /// last of them ended; stories are alone.
+    longest: Vec<(String, Duration)>,
 }
 
 /// What tests are held against: others' registry, and others' readers of disks and archives.
@@ -62,73 +67,22 @@ fn unit_tests(args: &Args, count: &mut Count) -> Result<bool> {
     Ok(tests.wait().context("cargo test")?.success())
 }
 
-/// The whole-house tests. Says whether all was well.
-fn stories(outputs: &Outputs, args: &Args, count: &mut Count) -> Result<bool> {
-    let program = build_stories()?;
-    let words = |directory: &Path| {
-        let mut words = vec![
-            OsString::from("env"),
-            variable("MICROVM", &directory.join("microvm")),
-            variable("MICROVM_DEMO", &directory.join("demo.tar")),
-        ];
-        words.extend(args.soak.then(|| "MICROVM_SOAK=1".into()));
-        words.push(program.into());
-        words.extend(args.filter.iter().map(OsString::from));
-        words
-    };
-    if run::kvm_is_real(outputs)? {
-        let words = words(&outputs.directory);
-        let mut tests = Command::new(&words[0]);
-        let mut tests = tests.args(&words[1..]).stdout(Stdio::piped()).spawn().context("env")?;
-        listen(tests.stdout.take(), count)?;
-        Ok(tests.wait().context("the stories")?.success())
-    } else {
-        let up = Instance::of_checkout()?.up()?;
-        let words = words(Up::OUTPUTS.as_ref());
-        let mut session = up.session(&words, Stdio::null(), Stdio::piped())?;
-        listen(session.stdout(), count)?;
-        let code = session.finish()?;
-        if ![0, SOME_FAILED].contains(&code) {
-            step::say(&format!(
-                "the stories broke off with code {code}; the emulated host's logs:"
-            ));
-            up.show_logs();
-        }
-        Ok(code == 0)
-    }
-}
-
-/// As `env` takes it.
-fn variable(name: &str, value: &Path) -> OsString {
-    let mut word = OsString::from(name);
-    word.push("=");
-    word.push(value);
-    word
-}
-
-/// Static as the rest: it runs in the emulated host, and plays the guest in some stories.
-fn build_stories() -> Result<PathBuf> {
-    toolchain::add_target()?;
-    let mut cargo = step::cargo();
-    cargo.args(["test", "--package", "tests", "--test", "stories", "--target", TRIPLE]);
-    cargo.args(["--no-run", "--message-format", "json-render-diagnostics"]);
-    let output = cargo.stderr(Stdio::inherit()).output().context("cargo test")?;
-    anyhow::ensure!(output.status.success(), "building the stories: cargo: {}", output.status);
-    let messages = String::from_utf8_lossy(&output.stdout);
-    let program = messages.lines().find_map(|line| {
-        let message: Value = serde_json::from_str(line).ok()?;
-        (message["target"]["name"] == "stories").then_some(())?;
-        message["executable"].as_str().map(PathBuf::from)
-    });
-    program.context("cargo does not say where it built the stories")
-}
-
 /// Shows what test programs print, and counts.
 fn listen(stdout: Option<impl Read>, count: &mut Count) -> Result<()> {
     let Some(stdout) = stdout else { return Ok(()) };
+    let mut last = Instant::now();
     for line in BufReader::new(stdout).lines() {
         let line = line.context("reading the output of tests")?;
         println!("{line}");
+        if let Some((name, _)) =
+            line.strip_prefix("test ").and_then(|rest| rest.split_once(" ... "))
+        {
+            let took = last.elapsed();
+            last += took;
+            if took >= Duration::from_secs(1) {
+                count.longest.push((name.trim_end().to_owned(), took));
+            }
+        }
         if let Some(more) = result(&line) {
             *count += more;
         }
@@ -147,6 +101,7 @@ fn result(line: &str) -> Option<Count> {
         passed: number("passed")?,
         failed: number("failed")?,
         skipped: number("ignored")?,
+        longest: Vec::new(),
     })
 }
 
@@ -155,6 +110,7 @@ impl AddAssign for Count {
         self.passed += more.passed;
         self.failed += more.failed;
         self.skipped += more.skipped;
+        self.longest.extend(more.longest);
     }
 }
 
@@ -173,6 +129,6 @@ test result: FAILED. 10 passed; 3 failed; 0 ignored; 0 measured; 0 filtered out;
 ";
         let mut count = Count::default();
         listen(Some(output.as_bytes()), &mut count).unwrap();
-        assert_eq!(count, Count { passed: 12, failed: 3, skipped: 1 });
+        assert_eq!(count, Count { passed: 12, failed: 3, skipped: 1, longest: vec![] });
     }
 }

@@ -11,6 +11,7 @@ mod masks;
 mod mounts;
 pub(crate) mod namespaces;
 mod options;
+pub(crate) mod proc;
 mod root;
 mod shares;
 pub(crate) mod within;

@@ -8,9 +8,9 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use agent::{Agent, Doors, Guest, Session};
+use agent::{Agent, Doors, Ground, Guest, Refused, Session};
 use proto::frame::{self, Decoder};
-use proto::message::{Answer, Call, ExitStatus, Fault, Hello, ProcessId, Reply, Request};
+use proto::message::{Adoption, Answer, Call, ExitStatus, Fault, Hello, ProcessId, Reply, Request};
 use proto::spec::{Capabilities, Container, Mount, Process, Root, Stdio, User};
 use proto::stream::{Attach, Stream};
 
@@ -431,11 +431,27 @@ fn serve(directory: &Path, doors: Doors, host: OwnedFd) -> ! {
         let hello = Hello { version: proto::VERSION, name, agent_started_ns: Some(1) };
         let host = Session::open(host, &hello).unwrap();
         let guest = Guest::new(&directory.join("run"), &directory.join("cgroup")).unwrap();
-        let stop = Agent::new(guest, hello, doors, host).unwrap().run().unwrap();
+        let stop = Agent::new(guest, Box::new(Still), hello, doors, host).unwrap().run().unwrap();
         stop as i32
     });
     // SAFETY: never returns.
     unsafe { libc::_exit(code.unwrap_or(101)) }
+}
+
+/// A machine that stays as it is, and has no time before 1970.
+struct Still;
+
+impl Ground for Still {
+    fn settle(&mut self) -> Result<(), Refused> {
+        Ok(())
+    }
+
+    fn adopt(&mut self, adoption: &Adoption) -> Result<(), Refused> {
+        match adoption.wall_clock_ns {
+            0 => Err(Refused { step: "clock".into(), errno: rustix::io::Errno::INVAL }),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// What a guest takes with it when it ends.

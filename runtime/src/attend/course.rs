@@ -4,9 +4,9 @@ mod held;
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use proto::message::{Answer, ExitStatus, ProcessId, Reply, Request};
+use proto::message::{Adoption, Answer, ExitStatus, ProcessId, Reply, Request};
 use proto::spec::Stdio;
 use proto::stream::Stream;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -14,6 +14,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use super::{AttendError, Attendance, Wish, streams_of};
 use crate::dial::DialError;
 use crate::exit::Failure;
+use crate::host;
 use crate::orders::Ordered;
 use crate::relay::Relays;
 use crate::session::{Heard, SessionError};
@@ -35,12 +36,20 @@ const NO_CALL: u64 = 0;
 
 /// How far it has come, and the numbers of the calls whose answers lead on.
 enum Phase {
-    Greeting { first: u64 },
+    Greeting { first: First },
     Creating { first: u64 },
     Held { wait: u64 },
     Starting { start: u64, wait: u64 },
     Running { wait: u64 },
     Draining { end: Result<ExitStatus, AttendError> },
+}
+
+/// The first call for the process.
+enum First {
+    /// Said already, with this number.
+    Said(u64),
+    /// To be said as soon as the guest is there and was adopted: the time it is told has to be right.
+    Kept(Request),
 }
 
 /// What can come.
@@ -64,6 +73,8 @@ pub(super) struct Course<'a, C, S> {
     relays: Option<Relays>,
     /// Signals that came before there was a process.
     held_signals: Vec<i32>,
+    /// The call whose answer says that the guest is ours.
+    adoption: Option<u64>,
     /// The call whose answer says that the process has ended, whatever is still on its way.
     end: Option<u64>,
     /// Who ordered the start that is under way.
@@ -89,6 +100,7 @@ where
             stdio,
             relays: None,
             held_signals: Vec::new(),
+            adoption: None,
             end: None,
             starter: None,
             paused: false,
@@ -110,12 +122,16 @@ where
     }
 
     fn go(&mut self, wish: Wish) -> Result<ExitStatus, AttendError> {
-        // Said before the guest is there to hear it: no time passes between ready and create.
         let process = self.attendance.process.clone();
-        let first = self.call(match wish {
+        let request = match wish {
             Wish::Container(spec) => Request::Create { container: process.container, spec },
             Wish::Exec(spec) => Request::Exec { process, spec },
-        })?;
+        };
+        let first = match &self.attendance.adopt {
+            Some(_) => First::Kept(request),
+            // Said before the other side is there to hear it: no time passes between hello and that.
+            None => First::Said(self.call(request)?),
+        };
         let mut phase = Phase::Greeting { first };
         loop {
             let came = self.wait()?;
@@ -198,12 +214,33 @@ where
                     if let Some(started_ns) = hello.agent_started_ns {
                         self.attendance.timeline.mark_guest("agent started", started_ns);
                     }
+                    let phase = self.adopt(phase)?;
                     self.connect_streams(phase)?
                 }
                 Heard::Answer(answer) => self.follow(answer, phase)?,
             };
         }
         Ok(phase)
+    }
+
+    /// Makes a guest of our own VM ours, and asks for its process in the same breath: the guest does one
+    /// after the other, and nothing if it could not be adopted.
+    fn adopt(&mut self, phase: Phase) -> Result<Phase, AttendError> {
+        let (Phase::Greeting { first: First::Kept(request) }, Some(disk_sectors)) =
+            (&phase, self.attendance.adopt.take())
+        else {
+            return Ok(phase);
+        };
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let adoption = Adoption {
+            seed: host::random()?,
+            wall_clock_ns: u64::try_from(now.as_nanos()).unwrap_or(u64::MAX),
+            disk_sectors,
+        };
+        let request = request.clone();
+        self.adoption = Some(self.call(Request::Adopt(adoption))?);
+        let first = First::Said(self.call(request)?);
+        Ok(Phase::Greeting { first })
     }
 
     /// Asks for the end twice: without its output, and with it.
@@ -232,7 +269,9 @@ where
     }
 
     fn connect_streams(&mut self, phase: Phase) -> Result<Phase, AttendError> {
-        let (Phase::Greeting { first }, Some(connect)) = (&phase, self.connect.take()) else {
+        let (Phase::Greeting { first: First::Said(first) }, Some(connect)) =
+            (&phase, self.connect.take())
+        else {
             return Ok(phase);
         };
         let streams = match connect(streams_of(self.stdio)) {
@@ -249,6 +288,16 @@ where
     /// Takes the step that an answer allows; an answer nobody waits for is passed over.
     fn follow(&mut self, answer: Answer, phase: Phase) -> Result<Phase, AttendError> {
         let Answer { id, result } = answer;
+        if Some(id) == self.adoption {
+            self.adoption = None;
+            return match result.map_err(SessionError::Refused)? {
+                Reply::Done => {
+                    self.attendance.timeline.mark("guest adopted");
+                    Ok(phase)
+                }
+                reply => Err(SessionError::WrongReply { reply }.into()),
+            };
+        }
         if Some(id) == self.end {
             self.relays.iter().for_each(Relays::make_room);
             return Ok(phase);
@@ -266,6 +315,8 @@ where
         }
         let process = self.attendance.process.clone();
         match (phase, result.map_err(SessionError::Refused)?) {
+            // Nothing is made in a guest that has not said first that it is ours.
+            (_, reply) if self.adoption.is_some() => Err(SessionError::WrongReply { reply }.into()),
             (Phase::Creating { .. }, Reply::Created { .. }) => {
                 self.attendance.timeline.mark("created");
                 if process.exec.is_some() {

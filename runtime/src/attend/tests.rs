@@ -80,11 +80,12 @@ struct Story {
     wish: Wish,
     at_first: Option<Signal>,
     while_running: Option<Signal>,
+    adopt: Option<Vec<u64>>,
 }
 
 impl Story {
     fn of(wish: Wish) -> Self {
-        Self { wish, at_first: None, while_running: None }
+        Self { wish, at_first: None, while_running: None, adopt: None }
     }
 
     /// Attends the wish while `agent` plays the guest, with its ends of the session and the outputs.
@@ -104,6 +105,7 @@ impl Story {
             process: ProcessId { container: "box".to_owned(), exec },
             session: Session::greet(ours).unwrap(),
             vm: None,
+            adopt: self.adopt,
             signals: &signals,
             front: Front::Log(File::options().append(true).open(log.path()).unwrap()),
             held: None,
@@ -137,6 +139,10 @@ fn container() -> Container {
 
 fn a_container() -> Story {
     Story::of(Wish::Container(Box::new(container())))
+}
+
+fn a_container_in_a_guest_of_our_own() -> Story {
+    Story { adopt: Some(vec![8, 1]), ..a_container() }
 }
 
 fn exited(code: u8) -> Result<Reply, Fault> {
@@ -260,4 +266,42 @@ fn a_signal_that_comes_too_early_is_kept_for_the_process() {
         agent.answers(wait, exited(0));
     });
     assert_eq!(told.end.unwrap(), ExitStatus::Code(0));
+}
+
+#[test]
+fn a_guest_of_our_own_is_adopted_before_anything_is_made_in_it() {
+    let told = a_container_in_a_guest_of_our_own().tell(|mut agent, _output| {
+        agent.greets();
+        let (adopt, request) = agent.hears();
+        let Request::Adopt(first) = request else { panic!("{request:?}") };
+        assert_eq!(first.disk_sectors, [8, 1]);
+        assert!(first.seed != [0; 32] && first.wall_clock_ns > 1_700_000_000_000_000_000);
+        agent.answers(adopt, Ok(Reply::Done));
+        let (create, request) = agent.hears();
+        assert!(matches!(request, Request::Create { .. }));
+        agent.answers(create, Ok(Reply::Created { pid: 2 }));
+        let (start, _) = agent.hears();
+        let wait = agent.is_asked_for_the_end();
+        agent.answers(start, Ok(Reply::Done));
+        agent.answers(wait, exited(0));
+    });
+    assert_eq!(told.end.unwrap(), ExitStatus::Code(0));
+}
+
+#[test]
+fn a_guest_that_cannot_be_adopted_or_skips_it_is_not_used() {
+    let told = a_container_in_a_guest_of_our_own().tell(|mut agent, _output| {
+        agent.greets();
+        let (adopt, _) = agent.hears();
+        let message = "random generator: no".to_owned();
+        agent.answers(adopt, Err(Fault { kind: FaultKind::System, message }));
+    });
+    assert_eq!(told.end.unwrap_err().to_string(), "random generator: no");
+    let told = a_container_in_a_guest_of_our_own().tell(|mut agent, _output| {
+        agent.greets();
+        let (adopt, _) = agent.hears();
+        agent.answers(adopt + 1, Ok(Reply::Created { pid: 2 }));
+    });
+    let error = told.end.unwrap_err().to_string();
+    assert!(error.contains("something else than it was asked: Created"), "{error}");
 }

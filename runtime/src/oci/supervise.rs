@@ -11,6 +11,7 @@ use std::sync::mpsc;
 use std::thread;
 
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use proto::message::{Reply, Request};
 use proto::spec::{Hook, Process, Stdio};
 use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socketpair,
@@ -33,12 +34,13 @@ use crate::relay::Front;
 use crate::sandbox::Planned;
 use crate::settings::Settings;
 use crate::signals::Signals;
-use crate::state::Root;
 use crate::state::record::{Name, Oci, Record, Status};
+use crate::state::{Dir, Root};
+use crate::template::TemplateError;
 use crate::timeline::Timeline;
 use crate::visit::Visited;
 use crate::vm::THIS_PROGRAM;
-use crate::{descriptors, host, platform};
+use crate::{descriptors, host, platform, template};
 
 /// The hidden verb behind which this program is such a supervisor.
 pub(crate) const VERB: &str = "supervise-bundle";
@@ -193,6 +195,15 @@ fn create(
     console::judge(&decided.plan.container.process.stdio, console_socket, own_terminal)?;
     let root = Root::open(&settings.root)?;
     let platform = Platform::open(settings, &root)?;
+    // Made before we stand in the container's cgroup: it is not the container's to pay for.
+    let size = (decided.plan.vcpus, decided.plan.ram_bytes);
+    let template = match template::ready(settings, &root, &platform, size, &timeline) {
+        Err(TemplateError::Guest(error)) => {
+            platform::doubt(&error, &root)?;
+            return Err(error.into());
+        }
+        template => template?,
+    };
     let cgroup = cgroup::decide(decided.cgroups_path.as_deref(), &name, settings.systemd_cgroup)?;
     let oci = Oci {
         status: Status::Creating,
@@ -215,6 +226,7 @@ fn create(
         image: oci.rootfs.display().to_string(),
         plan: decided.plan,
         platform,
+        template,
         disk: None,
         shares,
         remove: false,
@@ -250,6 +262,7 @@ fn create(
         claimed.tell_start_hooks(&created);
     }
     let signals = Signals::catch()?;
+    let guest = running_as(claimed.record(), claimed.dir()?);
     let running = claimed.boot(&timeline)?;
     let (tell, told) = mpsc::channel();
     let (answer, answered) = mpsc::channel();
@@ -262,7 +275,7 @@ fn create(
     });
     if told.recv().is_ok() {
         // A container into which others would copy the host's files is not handed out.
-        let word = match view.enter() {
+        let word = match view.enter(move |files| read_proc(&guest, files)) {
             Ok(()) => Told::Done,
             Err(error) => Told::Failed(Failure::of(&SuperviseError::View(error))),
         };
@@ -279,6 +292,24 @@ fn create(
             platform::doubt(&error, &root)?;
             Err(error.into())
         }
+    }
+}
+
+/// The container as one that can be asked about.
+fn running_as(record: &Record, dir: Dir) -> Visited {
+    let mut record = record.clone();
+    if let Some(oci) = &mut record.oci {
+        oci.status = Status::Running;
+    }
+    Visited::of(dir, record)
+}
+
+/// Reads in the container's own `/proc`.
+fn read_proc(guest: &Visited, files: Vec<String>) -> io::Result<Vec<(String, String)>> {
+    let container = guest.record.name.to_string();
+    match guest.ask(Request::ReadProc { container, files }) {
+        Ok(Reply::Files { files }) => Ok(files),
+        Ok(_) | Err(_) => Err(io::ErrorKind::NotFound.into()),
     }
 }
 

@@ -24,6 +24,11 @@ impl Dir {
         }
     }
 
+    /// Another handle to it.
+    pub(crate) fn another(&self) -> io::Result<Self> {
+        Ok(Self { name: self.name.clone(), path: self.path.clone(), fd: self.fd.try_clone()? })
+    }
+
     /// It was not removed, and is not another one of its name.
     pub(super) fn is_in_place(&self) -> bool {
         let same = |there: rustix::fs::Stat, here: rustix::fs::Stat| {

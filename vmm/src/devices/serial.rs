@@ -9,10 +9,12 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex};
 
+use serde::{Deserialize, Serialize};
 use vm_superio::serial::NoEvents;
-use vm_superio::{Serial, Trigger};
+use vm_superio::{Serial, SerialState, Trigger};
 
 use crate::bus::BusDevice;
+use crate::section::{SectionError, State};
 use crate::sync::lock;
 
 /// What Linux puts before the reason of a panic (`kernel/panic.c`).
@@ -117,11 +119,80 @@ impl Trigger for NoInterrupt {
 /// The device on the bus.
 pub struct SerialLine(Serial<NoInterrupt, NoEvents, Ear>);
 
+/// The registers of the line. What was said on it stays with whoever heard it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SerialLineState {
+    /// Divisor, low and high; interrupts enabled and pending; line control and status; modem control and
+    /// status; scratch.
+    registers: [u8; 9],
+    /// What was received, which is what the guest sent to itself.
+    received: Vec<u8>,
+}
+
+impl Default for SerialLineState {
+    fn default() -> Self {
+        Self::from(SerialState::default())
+    }
+}
+
+impl From<SerialState> for SerialLineState {
+    fn from(state: SerialState) -> Self {
+        Self {
+            registers: [
+                state.baud_divisor_low,
+                state.baud_divisor_high,
+                state.interrupt_enable,
+                state.interrupt_identification,
+                state.line_control,
+                state.line_status,
+                state.modem_control,
+                state.modem_status,
+                state.scratch,
+            ],
+            received: state.in_buffer,
+        }
+    }
+}
+
+impl State for SerialLineState {
+    const KIND: &'static str = "serial";
+    const VERSION: u16 = 1;
+}
+
 impl SerialLine {
-    /// A line that is heard by `last_words`, and by `log` up to a bound.
-    pub fn new(last_words: Arc<Mutex<LastWords>>, log: Option<File>) -> Self {
+    /// The line as `state` left it, heard by `last_words`, and by `log` up to a bound.
+    pub fn new(
+        state: SerialLineState,
+        last_words: Arc<Mutex<LastWords>>,
+        log: Option<File>,
+    ) -> Result<Self, SectionError> {
         let log = log.map(|file| Log { file, room: LOG_BYTES });
-        Self(Serial::new(NoInterrupt, Ear { last_words, log }))
+        let SerialLineState { registers, received } = state;
+        let [low, high, enable, identification, control, status, modem, modem_status, scratch] =
+            registers;
+        let state = SerialState {
+            baud_divisor_low: low,
+            baud_divisor_high: high,
+            interrupt_enable: enable,
+            interrupt_identification: identification,
+            line_control: control,
+            line_status: status,
+            modem_control: modem,
+            modem_status,
+            scratch,
+            in_buffer: received,
+        };
+        Serial::from_state(&state, NoInterrupt, NoEvents, Ear { last_words, log })
+            .map(Self)
+            .map_err(|error| SectionError::Impossible {
+                kind: SerialLineState::KIND,
+                what: format!("{error:?}"),
+            })
+    }
+
+    /// The line as it stands.
+    pub fn save(&self) -> SerialLineState {
+        self.0.state().into()
     }
 }
 
@@ -173,7 +244,7 @@ mod tests {
     #[test]
     fn what_the_guest_writes_to_the_data_register_is_its_last_words() {
         let words = Arc::new(Mutex::new(LastWords::default()));
-        let mut line = SerialLine::new(words.clone(), None);
+        let mut line = SerialLine::new(SerialLineState::default(), words.clone(), None).unwrap();
         let mut status = [0];
         line.read(5, &mut status);
         assert_eq!(status[0] & 0x60, 0x60, "the transmitter is always ready");
@@ -182,5 +253,25 @@ mod tests {
         }
         line.write(0, b"too wide");
         assert_eq!(lock(&words).text(), "ok");
+    }
+
+    #[test]
+    fn a_line_goes_on_with_its_registers_and_not_with_more_than_fits() {
+        let words = Arc::new(Mutex::new(LastWords::default()));
+        let mut line = SerialLine::new(SerialLineState::default(), words.clone(), None).unwrap();
+        // Divisor latch open, divisor 1, latch closed, scratch, loop-back, and a byte to oneself.
+        for (offset, byte) in [(3, 0x83), (0, 1), (1, 0), (3, 3), (7, 0x5a), (4, 0x10), (0, b'x')] {
+            line.write(offset, &[byte]);
+        }
+        let state = SerialLineState::from_section(&line.save().to_section()).unwrap();
+        let mut again = SerialLine::new(state.clone(), words.clone(), None).unwrap();
+        assert_eq!(again.save(), state);
+        let (mut scratch, mut received) = ([0], [0]);
+        again.read(7, &mut scratch);
+        again.read(0, &mut received);
+        assert_eq!((scratch, received), ([0x5a], [b'x']));
+        let flooded = SerialLineState { received: vec![0; 1000], ..state };
+        let error = SerialLine::new(flooded, words, None).err().unwrap();
+        assert_eq!(error.to_string(), "section serial: FullFifo");
     }
 }

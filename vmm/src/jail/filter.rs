@@ -21,6 +21,41 @@ type Narrow = (c_long, &'static [u64]);
 /// (`KVM_GET_REGS`, `_IOR(0xae, 0x81, struct kvm_regs)`).
 const VCPU_IOCTLS: Narrow = (libc::SYS_ioctl, &[0xae80, 0x8090_ae81]);
 
+/// And what it asks besides, at its end, in a VM that may be saved.
+const VCPU_SAVING_IOCTLS: Narrow = (
+    libc::SYS_ioctl,
+    &[
+        0xae80,
+        0x8090_ae81,
+        0x8138_ae83, // KVM_GET_SREGS
+        0xc008_ae88, // KVM_GET_MSRS
+        0x8400_ae8e, // KVM_GET_LAPIC
+        0x8004_ae98, // KVM_GET_MP_STATE
+        0x8040_ae9f, // KVM_GET_VCPU_EVENTS
+        0x8080_aea1, // KVM_GET_DEBUGREGS
+        0x9000_aea4, // KVM_GET_XSAVE
+        0x8188_aea6, // KVM_GET_XCRS
+    ],
+);
+
+/// What the event loop asks of KVM when it saves a machine.
+const EVENT_LOOP_SAVING_IOCTLS: Narrow = (
+    libc::SYS_ioctl,
+    &[
+        0xc208_ae62, // KVM_GET_IRQCHIP
+        0x8030_ae7c, // KVM_GET_CLOCK
+    ],
+);
+
+/// Whether the machine may be saved. One that holds somebody's secrets and will not be has no use for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Saving {
+    /// Its owner gave files for that.
+    Allowed,
+    /// He did not.
+    Forbidden,
+}
+
 /// A debug build makes sure that what it closes is open.
 const CLOSING: Narrow = (libc::SYS_fcntl, &[libc::F_GETFD as u64]);
 
@@ -46,7 +81,7 @@ const EVERYONE: &[c_long] = &[
     libc::SYS_restart_syscall, // the same
     libc::SYS_sigaltstack, // the end of a thread
     libc::SYS_gettid,  // `abort`
-    libc::SYS_tkill,   // `abort` of musl
+    libc::SYS_tkill,   // `abort` of musl; stopping a vCPU
     libc::SYS_exit_group, // the end
 ];
 
@@ -67,14 +102,28 @@ const EVENT_LOOP: &[c_long] = &[
     libc::SYS_getrandom,   // entropy for the guest; hash maps
 ];
 
+/// What it does besides if the machine may be saved.
+const SAVING: &[c_long] = &[
+    libc::SYS_pwrite64, // the memory file
+];
+
 /// Confines a vCPU's thread, and with it what it calls: the transports of all devices.
-pub fn confine_vcpu() -> Result<(), JailError> {
-    confine(&[EVERYONE, VCPU], &[CLOSING, VCPU_IOCTLS])
+pub fn confine_vcpu(saving: Saving) -> Result<(), JailError> {
+    let ioctls = match saving {
+        Saving::Allowed => VCPU_SAVING_IOCTLS,
+        Saving::Forbidden => VCPU_IOCTLS,
+    };
+    confine(&[EVERYONE, VCPU], &[CLOSING, ioctls])
 }
 
 /// Confines the event loop's thread.
-pub fn confine_event_loop() -> Result<(), JailError> {
-    confine(&[EVERYONE, EVENT_LOOP], &[CLOSING])
+pub fn confine_event_loop(saving: Saving) -> Result<(), JailError> {
+    match saving {
+        Saving::Allowed => {
+            confine(&[EVERYONE, EVENT_LOOP, SAVING], &[CLOSING, EVENT_LOOP_SAVING_IOCTLS])
+        }
+        Saving::Forbidden => confine(&[EVERYONE, EVENT_LOOP], &[CLOSING]),
+    }
 }
 
 /// Confines every thread of a process beside the VMM, a server of one of its devices, to `calls`.
@@ -114,7 +163,8 @@ mod tests {
 
     #[test]
     fn a_vmm_needs_forty_system_calls_at_most() {
-        let mut calls = [EVERYONE, VCPU, EVENT_LOOP, &[VCPU_IOCTLS.0, CLOSING.0]].concat();
+        let narrow = &[VCPU_IOCTLS.0, CLOSING.0];
+        let mut calls = [EVERYONE, VCPU, EVENT_LOOP, SAVING, narrow].concat();
         calls.sort_unstable();
         let named = calls.len();
         calls.dedup();

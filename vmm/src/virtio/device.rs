@@ -9,7 +9,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use crate::irq::Interrupt;
 use crate::memory::Memory;
-use crate::virtio::section::{Section, SectionError};
+use crate::section::{Section, SectionError};
 
 /// `VIRTIO_F_VERSION_1`: not a device from before the standard. Every device here has it.
 pub const FEATURE_VERSION_1: u64 = 1 << virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
@@ -46,6 +46,10 @@ pub trait Device: Send {
 
     /// The device forgets everything, and gives back the queues if it had them.
     fn reset(&mut self) -> Vec<Queue>;
+
+    /// Requests it has taken and not answered. While there are some it cannot be saved: whoever should
+    /// answer them does not outlive the process.
+    fn owes(&self) -> usize;
 
     /// The state a device constructed from it goes on with.
     fn save(&self) -> Section;

@@ -10,8 +10,8 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 use crate::bus::BusDevice;
 use crate::irq::Interrupt;
 use crate::memory::Memory;
+use crate::section::{Section, SectionError, State};
 use crate::virtio::device::{Device, FEATURE_EVENT_IDX, Kicks, Live, SavedQueue, empty_queues};
-use crate::virtio::section::{Section, SectionError, State};
 
 /// Offset of the register that kicks a queue.
 pub const QUEUE_NOTIFY: u64 = 0x50;
@@ -78,6 +78,16 @@ pub enum TransportError {
     Event(#[from] io::Error),
 }
 
+/// Why a device cannot be saved.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("device of type {device} owes its driver {requests} answers")]
+pub struct Busy {
+    /// Its type (virtio 1.2, chapter 5).
+    pub device: u32,
+    /// How many.
+    pub requests: usize,
+}
+
 impl Mmio {
     /// The registers of `device` as `state` left them, with an interrupt and `kicks` made for it.
     pub fn new(
@@ -129,7 +139,11 @@ impl Mmio {
     }
 
     /// The state of the transport, and that of its device.
-    pub fn save(&self) -> [Section; 2] {
+    pub fn save(&self) -> Result<[Section; 2], Busy> {
+        match self.device.owes() {
+            0 => {}
+            requests => return Err(Busy { device: self.device.id(), requests }),
+        }
         let live = self.device.save_queues();
         let queues =
             if live.is_empty() { self.queues.iter().map(SavedQueue::from).collect() } else { live };
@@ -139,7 +153,7 @@ impl Mmio {
             broken: self.irq.is_broken(),
             queues,
         };
-        [state.to_section(), self.device.save()]
+        Ok([state.to_section(), self.device.save()])
     }
 
     fn register(&self, offset: u64) -> u32 {

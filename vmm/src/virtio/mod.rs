@@ -14,7 +14,6 @@ pub mod device;
 pub mod mmio;
 #[cfg(test)]
 pub(crate) mod mock;
-pub mod section;
 #[cfg(test)]
 mod tests;
 pub mod worker;

@@ -7,9 +7,9 @@ use virtio_queue::{Queue, QueueT};
 use super::device::{Device, FEATURE_VERSION_1, Live, SavedQueue};
 use super::mmio::{Mmio, MmioState, kicks};
 use super::mock::{END, memory};
-use super::section::{Section, SectionError, State};
 use crate::bus::BusDevice;
 use crate::irq::Interrupt;
+use crate::section::{Section, SectionError, State};
 
 /// A device that remembers what was done to it.
 #[derive(Clone, Default)]
@@ -34,6 +34,9 @@ impl Device for Witness {
     }
     fn reset(&mut self) -> Vec<Queue> {
         self.0.lock().unwrap().take().map_or(vec![], |live| live.queues)
+    }
+    fn owes(&self) -> usize {
+        self.0.lock().unwrap().as_ref().map_or(0, |live| usize::from(live.queues[1].ready()))
     }
     fn save(&self) -> Section {
         Section { kind: "witness".into(), version: 1, bytes: vec![] }
@@ -198,12 +201,12 @@ fn a_transport_goes_on_where_it_was_saved() {
     rig.set_up(0x4000);
     rig.set(STATUS, 15);
     rig.irq.used_ring();
-    let [section, _] = rig.registers.save();
+    let [section, _] = rig.registers.save().unwrap();
     let state = MmioState::from_section(&section).unwrap();
     let mut woken = Rig::new(state.clone()).unwrap();
     assert!(woken.is_live());
     assert_eq!((woken.get(STATUS), woken.get(0x60)), (15, 1));
-    assert_eq!(woken.registers.save()[0], section);
+    assert_eq!(woken.registers.save().unwrap()[0], section);
 }
 
 #[test]
@@ -211,8 +214,9 @@ fn a_state_that_cannot_be_is_refused() {
     let mut rig = Rig::fresh();
     rig.set_up(0x4000);
     rig.set(STATUS, 15);
-    let [section, _] = rig.registers.save();
-    let text = String::from_utf8(section.bytes.clone()).unwrap();
+    let [section, _] = rig.registers.save().unwrap();
+    // As text, where each number has a name.
+    let text = serde_json::to_string(&MmioState::from_section(&section).unwrap()).unwrap();
     for (from, to, want) in [
         ("\"sizes\":[8,4]", "\"sizes\":[8,5]", "section queue: invalid queue size"),
         (
@@ -233,13 +237,32 @@ fn a_state_that_cannot_be_is_refused() {
         ),
     ] {
         assert!(text.contains(from), "{from} in {text}");
-        let bytes = text.replacen(from, to, 1).into_bytes();
-        let state = MmioState::from_section(&Section { bytes, ..section.clone() }).unwrap();
+        let state: MmioState = serde_json::from_str(&text.replacen(from, to, 1)).unwrap();
         let error = Rig::new(state).err().unwrap();
         assert!(error.starts_with(want), "{error}");
     }
     let foreign = Section { kind: "virtio-rng".into(), ..section.clone() };
     assert!(matches!(MmioState::from_section(&foreign), Err(SectionError::Kind { .. })));
-    let later = Section { version: 2, ..section };
+    let later = Section { version: 2, ..section.clone() };
     assert!(matches!(MmioState::from_section(&later), Err(SectionError::Version { .. })));
+    let mut longer = section.clone();
+    longer.bytes.push(0);
+    assert!(matches!(MmioState::from_section(&longer), Err(SectionError::TooLong { .. })));
+    let mut shorter = section;
+    shorter.bytes.pop();
+    assert!(matches!(MmioState::from_section(&shorter), Err(SectionError::Malformed { .. })));
+}
+
+#[test]
+fn a_device_that_owes_an_answer_is_not_saved() {
+    let mut rig = Rig::fresh();
+    rig.set_up(0x4000);
+    rig.set(0x30, 1);
+    for (register, address) in [(0x80, 0x8000), (0x90, 0x9000), (0xa0, 0xa000)] {
+        rig.set(register, address);
+    }
+    rig.set(0x44, 1);
+    rig.set(STATUS, 15);
+    let busy = rig.registers.save().unwrap_err();
+    assert_eq!(busy.to_string(), "device of type 42 owes its driver 1 answers");
 }

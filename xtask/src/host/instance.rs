@@ -1,6 +1,7 @@
-//! The one emulated host of this checkout: started, found again and ended.
+//! The emulated hosts of this checkout: started, found again and ended.
 //!
-//! It is a directory in the cache. QEMU holds a record lock on `pid` as long as it lives, and the
+//! One is what people work with; tests take more where there are processors for them. Each is a directory
+//! in the cache. QEMU holds a record lock on `pid` as long as it lives, and the
 //! kernel tells who holds one: that, and no remembered number, says whether the host is up. Its
 //! companions (the file server and the ssh connection) end when it ends.
 
@@ -33,7 +34,7 @@ const RAM: &str = "6G";
 /// A host that is not ready by then hangs: on a busy machine it takes half a minute.
 const READY_SECONDS: i64 = 300;
 
-/// The place of this checkout's host, whether it is up or not.
+/// The place of a host of this checkout, whether it is up or not.
 pub(crate) struct Instance {
     directory: PathBuf,
 }
@@ -69,11 +70,27 @@ struct Facts {
 }
 
 impl Instance {
-    /// The instance of this checkout.
+    /// The one of this checkout that people work with.
     pub(crate) fn of_checkout() -> Result<Self> {
-        let checkout = paths::checkout();
-        let key = Key::new().part("checkout", checkout.as_os_str().as_encoded_bytes());
-        let directory = hosts()?.join(key.short());
+        Self::number(0)
+    }
+
+    /// So many of this checkout, that one first.
+    pub(crate) fn several(count: usize) -> Result<Vec<Self>> {
+        (0..count).map(Self::number).collect()
+    }
+
+    /// All that this checkout ever had.
+    pub(crate) fn all_of_checkout() -> Result<Vec<Self>> {
+        let mut count = 0;
+        while place(count)?.is_dir() {
+            count += 1;
+        }
+        Self::several(count)
+    }
+
+    fn number(number: usize) -> Result<Self> {
+        let directory = place(number)?;
         fs::create_dir_all(&directory).with_context(|| directory.display().to_string())?;
         Ok(Self { directory })
     }
@@ -352,6 +369,14 @@ fn show_logs(directory: &Path) {
     for log in ["qemu.log", "console.log"] {
         step::show_last_lines(&fs::read(directory.join(log)).unwrap_or_default());
     }
+}
+
+/// The directory of this checkout's host of that number.
+fn place(number: usize) -> Result<PathBuf> {
+    let checkout = paths::checkout();
+    let key = Key::new().part("checkout", checkout.as_os_str().as_encoded_bytes());
+    let key = if number == 0 { key } else { key.part("number", number.to_string()) };
+    Ok(hosts()?.join(key.short()))
 }
 
 fn hosts() -> Result<PathBuf> {

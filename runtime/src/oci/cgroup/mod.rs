@@ -2,6 +2,7 @@
 //! container takes of the host is counted and limited in one place, where podman and containerd look.
 
 mod systemd;
+mod version1;
 
 use std::fs::{self, File};
 use std::io::{self, Read, Seek};
@@ -14,6 +15,7 @@ use rustix::process::Pid;
 use serde::{Deserialize, Serialize};
 
 use self::systemd::{BusError, Unit};
+use self::version1::Group1;
 use super::resources::Values;
 use crate::state::record::Name;
 
@@ -29,9 +31,12 @@ const ENDING_SECONDS: i64 = 10;
 /// Why there is no cgroup.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CgroupError {
-    /// The host has the first version of cgroups.
-    #[error("{HIERARCHY} is not a cgroup hierarchy of version 2")]
-    NotVersion2,
+    /// The host has no cgroups.
+    #[error("there are no cgroups at {HIERARCHY}, of neither version")]
+    None,
+    /// systemd's way is that of version 2 alone: systemd itself has given the other one up.
+    #[error("--systemd-cgroup needs cgroups of version 2, this host has version 1")]
+    SystemdVersion1,
     /// The path is for another driver, or leads out of the hierarchy.
     #[error("linux.cgroupsPath {} is not a path in the hierarchy", path.display())]
     Path {
@@ -69,7 +74,17 @@ fn at(path: &Path) -> impl FnOnce(io::Error) -> CgroupError {
 
 /// A container's cgroup on the host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Group {
+#[serde(untagged)]
+pub(crate) enum Group {
+    /// In the one hierarchy of version 2.
+    Version2(Group2),
+    /// In each hierarchy of version 1.
+    Version1(Group1),
+}
+
+/// A cgroup of version 2.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Group2 {
     /// Its directory.
     directory: PathBuf,
     /// The unit it belongs to, if systemd made it.
@@ -91,26 +106,39 @@ pub(super) fn decide(
     container: &Name,
     by_systemd: bool,
 ) -> Result<Wanted, CgroupError> {
+    let hierarchy = Path::new(HIERARCHY);
+    if !is_version_2()? {
+        if by_systemd {
+            return Err(CgroupError::SystemdVersion1);
+        }
+        let group = Group1::at(&below(asked, container)?)?.ok_or(CgroupError::None)?;
+        return Ok(Wanted { group: Group::Version1(group), unit: None });
+    }
     let unit = by_systemd.then(|| Unit::new(asked, container)).transpose()?;
-    let directory = match &unit {
-        Some(unit) => Path::new(HIERARCHY).join(unit.path()),
-        None => place(asked, container)?,
-    };
-    let group = Group { directory, unit: unit.as_ref().map(|unit| unit.name.clone()) };
+    let below = unit.as_ref().map_or_else(|| below(asked, container), |unit| Ok(unit.path()))?;
+    let name = unit.as_ref().map(|unit| unit.name.clone());
+    let group = Group::Version2(Group2 { directory: hierarchy.join(below), unit: name });
     Ok(Wanted { group, unit })
 }
 
 impl Wanted {
     /// Makes it, with this process in it, and sets `values`.
     pub(super) fn join(&self, container: &Name, values: &Values) -> Result<(), CgroupError> {
-        let directory = &self.group.directory;
-        match &self.unit {
-            Some(unit) => unit
-                .start(container, values)
-                .map_err(|source| CgroupError::Systemd { unit: unit.name.clone(), source })?,
-            None => make(directory)?,
+        match &self.group {
+            Group::Version1(group) => {
+                group.make()?;
+                group.set(values)?;
+            }
+            Group::Version2(Group2 { directory, .. }) => {
+                match &self.unit {
+                    Some(unit) => unit.start(container, values).map_err(|source| {
+                        CgroupError::Systemd { unit: unit.name.clone(), source }
+                    })?,
+                    None => make(directory)?,
+                }
+                write(directory, values)?;
+            }
         }
-        write(directory, values)?;
         self.group.enter()
     }
 }
@@ -120,46 +148,63 @@ impl Group {
     pub(crate) fn of(process: Pid) -> Self {
         let file = format!("/proc/{}/cgroup", process.as_raw_nonzero());
         let text = fs::read_to_string(file).unwrap_or_default();
+        if !is_version_2().unwrap_or(true) {
+            return Self::Version1(Group1::of(&text));
+        }
         let path = text.lines().find_map(|line| line.strip_prefix("0::/"));
-        Self { directory: Path::new(HIERARCHY).join(path.unwrap_or_default()), unit: None }
+        let directory = Path::new(HIERARCHY).join(path.unwrap_or_default());
+        Self::Version2(Group2 { directory, unit: None })
     }
 
     /// Sets values, in order.
     pub(crate) fn set(&self, values: &Values) -> Result<(), CgroupError> {
-        if let Some(unit) = &self.unit {
+        let Group2 { directory, unit } = match self {
+            Self::Version1(group) => return group.set(values),
+            Self::Version2(group) => group,
+        };
+        if let Some(unit) = unit {
             systemd::set(unit, values)
                 .map_err(|source| CgroupError::Systemd { unit: unit.clone(), source })?;
         }
-        write(&self.directory, values)
+        write(directory, values)
     }
 
     /// Moves this process in.
     pub(super) fn enter(&self) -> Result<(), CgroupError> {
-        let path = self.directory.join("cgroup.procs");
-        fs::write(&path, "0").map_err(at(&path))
+        match self {
+            Self::Version1(group) => group.enter(),
+            Self::Version2(group) => put(&group.directory.join("cgroup.procs"), "0"),
+        }
     }
 
     /// Removes it with those below it. Its processes have ended, or are about to: those of a supervisor
     /// that was killed hear of it as soon as we do.
     pub(crate) fn remove(&self) -> Result<(), CgroupError> {
-        remove(&self.directory)?;
-        let Some(unit) = &self.unit else { return Ok(()) };
+        let Group2 { directory, unit } = match self {
+            Self::Version1(group) => return group.remove(),
+            Self::Version2(group) => group,
+        };
+        remove(directory, &wait_until_empty)?;
+        let Some(unit) = unit else { return Ok(()) };
         systemd::forget(unit).map_err(|source| CgroupError::Systemd { unit: unit.clone(), source })
     }
 }
 
-fn place(asked: Option<&Path>, name: &Name) -> Result<PathBuf, CgroupError> {
+/// Which version the host has where all look.
+fn is_version_2() -> Result<bool, CgroupError> {
     let hierarchy = Path::new(HIERARCHY);
     let kind = statfs(hierarchy).map_err(|error| at(hierarchy)(error.into()))?;
-    if kind.f_type as i64 != MAGIC {
-        return Err(CgroupError::NotVersion2);
-    }
+    Ok(kind.f_type as i64 == MAGIC)
+}
+
+/// A container's place below the top of a hierarchy.
+fn below(asked: Option<&Path>, name: &Name) -> Result<PathBuf, CgroupError> {
     let path = match asked {
         Some(path) if path.as_os_str().is_empty() => Path::new(name.as_ref()),
         Some(path) => path,
         None => Path::new(name.as_ref()),
     };
-    let mut place = hierarchy.to_owned();
+    let mut place = PathBuf::new();
     for component in path.components() {
         match component {
             Component::RootDir | Component::CurDir => {}
@@ -167,7 +212,7 @@ fn place(asked: Option<&Path>, name: &Name) -> Result<PathBuf, CgroupError> {
             _ => return Err(CgroupError::Path { path: path.to_owned() }),
         }
     }
-    if place == hierarchy {
+    if place.as_os_str().is_empty() {
         return Err(CgroupError::Path { path: path.to_owned() });
     }
     Ok(place)
@@ -192,10 +237,13 @@ fn make(place: &Path) -> Result<(), CgroupError> {
 
 fn write(place: &Path, values: &Values) -> Result<(), CgroupError> {
     for (file, value) in values {
-        let path = place.join(file);
-        fs::write(&path, value).map_err(at(&path))?;
+        put(&place.join(file), value)?;
     }
     Ok(())
+}
+
+fn put(file: &Path, value: &str) -> Result<(), CgroupError> {
+    fs::write(file, value).map_err(at(file))
 }
 
 /// Waits for the last process to end, for as long as that should take.
@@ -216,14 +264,15 @@ fn wait_until_empty(place: &Path) -> io::Result<()> {
     }
 }
 
-fn remove(place: &Path) -> Result<(), CgroupError> {
+/// Removes a cgroup and those below it, each once it is empty.
+fn remove(place: &Path, empty: &dyn Fn(&Path) -> io::Result<()>) -> Result<(), CgroupError> {
     let Ok(entries) = fs::read_dir(place) else { return Ok(()) };
     for entry in entries.flatten() {
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            remove(&entry.path())?;
+            remove(&entry.path(), empty)?;
         }
     }
-    match wait_until_empty(place).and_then(|()| fs::remove_dir(place)) {
+    match empty(place).and_then(|()| fs::remove_dir(place)) {
         // systemd takes an empty one away by itself: its files stop answering, then they are gone.
         Err(error) if !is_gone(&error) => Err(at(place)(error)),
         _ => Ok(()),

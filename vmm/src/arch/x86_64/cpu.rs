@@ -24,9 +24,9 @@ const MISC_ENABLE_FAST_STRINGS: u64 = 1 << 0;
 const MSR_MTRR_DEFAULT_TYPE: u32 = 0x2ff;
 const MTRR_ENABLED_WRITE_BACK: u64 = 1 << 11 | 6;
 
-/// Why a vCPU is not ready to run.
+/// Why a vCPU is not ready to run, or cannot be saved.
 #[derive(Debug, thiserror::Error)]
-pub enum PowerOnError {
+pub enum CpuError {
     /// KVM refused a set of registers.
     #[error("KVM refused the {what} of vCPU {index}: {source}")]
     Refused {
@@ -47,6 +47,14 @@ pub enum PowerOnError {
         /// How many there are.
         wanted: usize,
     },
+    /// KVM does not take what one of the model-specific registers was when it was saved.
+    #[error("KVM did not take model-specific register {register:#x} of vCPU {index}")]
+    Msr {
+        /// Whose.
+        index: u8,
+        /// Which.
+        register: u32,
+    },
     /// More entries than KVM has room for.
     #[error("CPUID of {0} entries is more than KVM takes")]
     CpuidTooLong(usize),
@@ -64,13 +72,40 @@ pub struct Processors {
 }
 
 impl Processors {
-    /// Readies vCPU `index`. The first is left at the kernel's `entry`, the others wait for it.
-    pub fn power_on(&self, vcpu: &VcpuFd, index: u8, entry: u64) -> Result<(), PowerOnError> {
-        let refused = |what| move |source| PowerOnError::Refused { what, index, source };
-        let entries = cpuid::of_vcpu(&self.supported_cpuid, index, self.vcpus, self.tsc_deadline);
+    /// What the first vCPU is told of itself, in short: the others differ from it by their number alone.
+    /// A machine that was saved where this was another cannot go on here.
+    pub fn fingerprint(&self) -> u32 {
+        let mut hasher = crc32fast::Hasher::new();
+        for entry in self.cpuid(0) {
+            let kvm_cpuid_entry2 { function, index, flags, eax, ebx, ecx, edx, .. } = entry;
+            for word in [function, index, flags, eax, ebx, ecx, edx] {
+                hasher.update(&word.to_le_bytes());
+            }
+        }
+        hasher.finalize()
+    }
+
+    fn cpuid(&self, index: u8) -> Vec<kvm_cpuid_entry2> {
+        cpuid::of_vcpu(&self.supported_cpuid, index, self.vcpus, self.tsc_deadline)
+    }
+
+    /// Tells vCPU `index` what it is. Gives back what it was told.
+    pub fn introduce(&self, vcpu: &VcpuFd, index: u8) -> Result<Vec<kvm_cpuid_entry2>, CpuError> {
+        let entries = self.cpuid(index);
         let cpuid =
-            CpuId::from_entries(&entries).map_err(|_| PowerOnError::CpuidTooLong(entries.len()))?;
-        vcpu.set_cpuid2(&cpuid).map_err(refused("CPUID"))?;
+            CpuId::from_entries(&entries).map_err(|_| CpuError::CpuidTooLong(entries.len()))?;
+        vcpu.set_cpuid2(&cpuid).map_err(|source| CpuError::Refused {
+            what: "CPUID",
+            index,
+            source,
+        })?;
+        Ok(entries)
+    }
+
+    /// Readies vCPU `index`. The first is left at the kernel's `entry`, the others wait for it.
+    pub fn power_on(&self, vcpu: &VcpuFd, index: u8, entry: u64) -> Result<(), CpuError> {
+        let refused = |what| move |source| CpuError::Refused { what, index, source };
+        let entries = self.introduce(vcpu, index)?;
         vcpu.set_xcrs(&extended_state(&entries)).map_err(refused("extended state"))?;
         if index != 0 {
             return Ok(());
@@ -100,20 +135,20 @@ impl Processors {
     }
 
     /// Linux copies these to the other processors by itself.
-    fn set_msrs(&self, vcpu: &VcpuFd, index: u8) -> Result<(), PowerOnError> {
+    fn set_msrs(&self, vcpu: &VcpuFd, index: u8) -> Result<(), CpuError> {
         let entries = [
             (MSR_MISC_ENABLE, MISC_ENABLE_FAST_STRINGS),
             (MSR_MTRR_DEFAULT_TYPE, MTRR_ENABLED_WRITE_BACK),
         ]
         .map(|(index, data)| kvm_msr_entry { index, data, ..Default::default() });
         let wanted = entries.len();
-        let short = move |taken| PowerOnError::Msrs { index, taken, wanted };
+        let short = move |taken| CpuError::Msrs { index, taken, wanted };
         let msrs = Msrs::from_entries(&entries).map_err(|_| short(0))?;
         match vcpu.set_msrs(&msrs) {
             Ok(taken) if taken == wanted => Ok(()),
             Ok(taken) => Err(short(taken)),
             Err(source) => {
-                Err(PowerOnError::Refused { what: "model-specific registers", index, source })
+                Err(CpuError::Refused { what: "model-specific registers", index, source })
             }
         }
     }

@@ -7,3 +7,4 @@ pub mod cpu;
 mod cpuid;
 pub mod layout;
 mod mp_table;
+pub mod state;

@@ -19,10 +19,10 @@ use virtio_queue::Queue;
 
 use self::core::{Core, Image, SECTOR, Storage};
 use crate::event_loop::EventLoop;
+use crate::section::{Section, State};
 use crate::virtio::device::{
     Device, FEATURE_EVENT_IDX, FEATURE_INDIRECT, FEATURE_VERSION_1, Kicks, Live, SavedQueue,
 };
-use crate::virtio::section::{Section, State};
 use crate::virtio::worker::Worker;
 
 /// `virtio-blk` in the list of device types (chapter 5).
@@ -163,6 +163,10 @@ impl Device for Block {
     fn reset(&mut self) -> Vec<Queue> {
         self.state = BlockState::default();
         self.worker.stop()
+    }
+
+    fn owes(&self) -> usize {
+        0
     }
 
     fn save(&self) -> Section {

@@ -20,12 +20,12 @@ use virtio_queue::Queue;
 
 use self::worker::Worker;
 use crate::event_loop::EventLoop;
+use crate::section::{Section, State};
 use crate::spec::MAX_TAG_BYTES;
 use crate::sync::lock;
 use crate::virtio::device::{
     Device, FEATURE_EVENT_IDX, FEATURE_INDIRECT, FEATURE_VERSION_1, Kicks, Live, SavedQueue,
 };
-use crate::virtio::section::{Section, State};
 
 /// `virtio-fs` in the list of device types (chapter 5).
 const DEVICE_FS: u32 = 26;
@@ -41,8 +41,8 @@ const REQUEST_QUEUES: u32 = 1;
 pub struct Server {
     /// What the guest mounts them by, [`MAX_TAG_BYTES`] at most.
     pub tag: String,
-    /// The connected `SOCK_SEQPACKET` socket to it.
-    pub socket: OwnedFd,
+    /// The connected `SOCK_SEQPACKET` socket to it. `None` is a slot that nobody serves.
+    pub socket: Option<OwnedFd>,
 }
 
 /// It remembers nothing: what the server has open does not outlive the server.
@@ -104,6 +104,10 @@ impl Device for Fs {
 
     fn reset(&mut self) -> Vec<Queue> {
         lock(&self.worker).stop().map_or(vec![], |live| live.queues)
+    }
+
+    fn owes(&self) -> usize {
+        lock(&self.worker).owes()
     }
 
     fn save(&self) -> Section {

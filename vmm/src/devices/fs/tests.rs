@@ -62,7 +62,7 @@ impl Rig {
         let [socket, server] = sockets();
         let kicks = mmio::kicks(QUEUE_SIZES.len()).unwrap();
         let mut event_loop = EventLoop::new().unwrap();
-        let server_side = Server { tag: "files".into(), socket };
+        let server_side = Server { tag: "files".into(), socket: Some(socket) };
         let device = Fs::new(FsState {}, server_side, kicks.clone(), &mut event_loop).unwrap();
         let memory = memory();
         let [first, requests] = [0, 0x4000].map(|base| Driver::at(base, memory.clone()));

@@ -25,11 +25,13 @@ pub(super) struct Worker {
 }
 
 impl Worker {
-    pub(super) fn new(socket: OwnedFd, kicks: Kicks, watch: &Watch) -> io::Result<Self> {
+    pub(super) fn new(socket: Option<OwnedFd>, kicks: Kicks, watch: &Watch) -> io::Result<Self> {
         for (token, kick) in (0..).zip(kicks.iter()) {
             watch.add(borrow(kick), token, Interest::Readable)?;
         }
-        watch.add(socket.as_fd(), SOCKET, Interest::Edges)?;
+        if let Some(socket) = &socket {
+            watch.add(socket.as_fd(), SOCKET, Interest::Edges)?;
+        }
         Ok(Self { core: Core::new(Socket(socket)), kicks, live: None })
     }
 
@@ -37,6 +39,11 @@ impl Worker {
     pub(super) fn stop(&mut self) -> Option<Live> {
         self.core.forget_all();
         self.live.take()
+    }
+
+    /// Requests the server has not answered.
+    pub(super) fn owes(&self) -> usize {
+        self.core.asked()
     }
 
     /// Moves messages both ways until neither way goes on.
@@ -145,24 +152,29 @@ impl Subscriber for Worker {
     }
 }
 
-/// The server's socket.
-struct Socket(OwnedFd);
+/// The server's socket. Where there is none, every message meets a server that is gone.
+struct Socket(Option<OwnedFd>);
+
+impl Socket {
+    fn number(&self) -> io::Result<libc::c_int> {
+        self.0.as_ref().map(OwnedFd::as_raw_fd).ok_or_else(|| io::ErrorKind::NotConnected.into())
+    }
+}
 
 impl Line for Socket {
     fn send(&mut self, message: &[u8]) -> io::Result<()> {
         let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+        let socket = self.number()?;
         // SAFETY: `message` is readable for its length.
-        let sent = unsafe {
-            libc::send(self.0.as_raw_fd(), message.as_ptr().cast(), message.len(), flags)
-        };
+        let sent = unsafe { libc::send(socket, message.as_ptr().cast(), message.len(), flags) };
         if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
 
     fn receive(&mut self, into: &mut [u8]) -> io::Result<usize> {
         let flags = libc::MSG_DONTWAIT | libc::MSG_TRUNC;
+        let socket = self.number()?;
         // SAFETY: `into` is writable for its length.
-        let got =
-            unsafe { libc::recv(self.0.as_raw_fd(), into.as_mut_ptr().cast(), into.len(), flags) };
+        let got = unsafe { libc::recv(socket, into.as_mut_ptr().cast(), into.len(), flags) };
         usize::try_from(got).map_err(|_| io::Error::last_os_error())
     }
 }

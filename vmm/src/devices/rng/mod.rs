@@ -8,10 +8,10 @@ use serde::{Deserialize, Serialize};
 use virtio_queue::Queue;
 
 use crate::event_loop::EventLoop;
+use crate::section::{Section, State};
 use crate::virtio::device::{
     Device, FEATURE_EVENT_IDX, FEATURE_VERSION_1, Kicks, Live, SavedQueue,
 };
-use crate::virtio::section::{Section, State};
 use crate::virtio::worker::Worker;
 
 /// `virtio-rng` in the list of device types (chapter 5).
@@ -68,6 +68,10 @@ impl Device for Rng {
 
     fn reset(&mut self) -> Vec<Queue> {
         self.worker.stop()
+    }
+
+    fn owes(&self) -> usize {
+        0
     }
 
     fn save(&self) -> Section {

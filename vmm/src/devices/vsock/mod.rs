@@ -52,11 +52,11 @@ use self::core::Core;
 pub use self::worker::Dialled;
 use self::worker::{Socket, Worker};
 use crate::event_loop::EventLoop;
+use crate::section::{Section, State};
 use crate::sync::lock;
 use crate::virtio::device::{
     Device, FEATURE_EVENT_IDX, FEATURE_VERSION_1, Kicks, Live, SavedQueue,
 };
-use crate::virtio::section::{Section, State};
 
 /// `virtio-vsock` in the list of device types (chapter 5).
 const DEVICE_VSOCK: u32 = 19;
@@ -160,6 +160,10 @@ impl Device for Vsock {
 
     fn reset(&mut self) -> Vec<Queue> {
         lock(&self.worker).stop().map_or(vec![], |live| live.queues)
+    }
+
+    fn owes(&self) -> usize {
+        0
     }
 
     /// A driver that has the device at work has to be told after a restore.

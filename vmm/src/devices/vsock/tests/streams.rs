@@ -362,7 +362,7 @@ fn a_host_that_is_gone_is_told_of_after_what_it_said_last() {
 fn a_host_that_goes_after_it_has_ended_its_half_is_told_of() {
     let mut between = Between::open();
     between.host.0.borrow_mut().ended = true;
-    between.core.ready(ID, Readiness::default());
+    between.core.ready(ID, Readiness::READABLE);
     assert_eq!(between.next(), Some((PORTS, Operation::Shutdown(SEND))));
     between.host.0.borrow_mut().gone = true;
     between.core.ready(ID, Readiness::GONE);

@@ -1,0 +1,138 @@
+//! The whole-house tests: where KVM is real, else in as many emulated hosts as there are processors for.
+//!
+//! Stories look at the whole machine they are told on, so on one machine there is one at a time. A host
+//! that is free takes the next chapter.
+
+use std::collections::VecDeque;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+
+use super::{Args, Count, listen};
+use crate::build::Outputs;
+use crate::host::{Instance, Up};
+use crate::toolchain::{self, TRIPLE};
+use crate::{run, step};
+
+/// The exit code of a test program of which some tests failed.
+const SOME_FAILED: u8 = 101;
+
+/// Tells those that are wanted. Says whether all was well.
+pub(super) fn tell(outputs: &Outputs, args: &Args, count: &mut Count) -> Result<bool> {
+    let program = build()?;
+    if run::kvm_is_real(outputs)? {
+        let words = words(&program, args, &outputs.directory, None);
+        let mut tests = Command::new(&words[0]);
+        let mut tests = tests.args(&words[1..]).stdout(Stdio::piped()).spawn().context("env")?;
+        listen(tests.stdout.take(), count)?;
+        return Ok(tests.wait().context("the stories")?.success());
+    }
+    let mut chapters = chapters(&program, args)?;
+    let processors = thread::available_parallelism().map_or(1, usize::from);
+    let hosts = Instance::several(processors.min(chapters.len()).max(1))?;
+    if chapters.is_empty() {
+        return Ok(true);
+    }
+    // The first of them makes the image that all have.
+    let first = hosts[0].up()?;
+    let (first, others) = (&first, &hosts[1..]);
+    let next = Mutex::new(std::mem::take(&mut chapters));
+    let next = || next.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+    let read = |up: &Up| -> Result<(bool, Count)> {
+        let (mut well, mut count) = (true, Count::default());
+        while let Some(chapter) = next() {
+            well &= read_chapter(
+                up,
+                &words(&program, args, Up::OUTPUTS.as_ref(), Some(&chapter)),
+                &mut count,
+            )?;
+        }
+        Ok((well, count))
+    };
+    let read = &read;
+    let told: Vec<_> = thread::scope(|scope| {
+        let first = scope.spawn(move || read(first));
+        let others: Vec<_> =
+            others.iter().map(|host| scope.spawn(move || read(&host.up()?))).collect();
+        let all = std::iter::once(first).chain(others);
+        all.map(|told| told.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+            .collect()
+    });
+    let mut well = true;
+    for told in told {
+        let (all, more) = told?;
+        well &= all;
+        *count += more;
+    }
+    Ok(well)
+}
+
+/// One after the other, on one host.
+fn read_chapter(up: &Up, words: &[OsString], count: &mut Count) -> Result<bool> {
+    let mut session = up.session(words, Stdio::null(), Stdio::piped())?;
+    listen(session.stdout(), count)?;
+    let code = session.finish()?;
+    if ![0, SOME_FAILED].contains(&code) {
+        step::say(&format!("the stories broke off with code {code}; the emulated host's logs:"));
+        up.show_logs();
+    }
+    Ok(code == 0)
+}
+
+/// What tells a chapter, or all of them, with the outputs in `directory`.
+fn words(program: &Path, args: &Args, directory: &Path, chapter: Option<&str>) -> Vec<OsString> {
+    let mut words = vec![
+        OsString::from("env"),
+        variable("MICROVM", directory.join("microvm")),
+        variable("MICROVM_DEMO", directory.join("demo.tar")),
+    ];
+    words.extend(args.soak.then(|| "MICROVM_SOAK=1".into()));
+    words.extend(chapter.map(|chapter| variable("MICROVM_CHAPTER", chapter)));
+    words.push(program.into());
+    words.extend(args.filter.iter().map(OsString::from));
+    words
+}
+
+/// As `env` takes it.
+fn variable(name: &str, value: impl Into<OsString>) -> OsString {
+    let mut word = OsString::from(name);
+    word.push("=");
+    word.push(value.into());
+    word
+}
+
+/// The chapters in which there are stories that are wanted, in the program's order.
+fn chapters(program: &Path, args: &Args) -> Result<VecDeque<String>> {
+    let mut list = Command::new(program);
+    list.arg("--list").args(&args.filter).env_remove("MICROVM");
+    let listed = step::read("listing the stories", &mut list)?;
+    let mut chapters = VecDeque::new();
+    for (chapter, _) in listed.lines().filter_map(|story| story.split_once("::")) {
+        if chapters.back().is_none_or(|last| last != chapter) {
+            chapters.push_back(chapter.to_owned());
+        }
+    }
+    Ok(chapters)
+}
+
+/// Static as the rest: it runs in the emulated host, and plays the guest in some stories.
+fn build() -> Result<PathBuf> {
+    toolchain::add_target()?;
+    let mut cargo = step::cargo();
+    cargo.args(["test", "--package", "tests", "--test", "stories", "--target", TRIPLE]);
+    cargo.args(["--no-run", "--message-format", "json-render-diagnostics"]);
+    let output = cargo.stderr(Stdio::inherit()).output().context("cargo test")?;
+    anyhow::ensure!(output.status.success(), "building the stories: cargo: {}", output.status);
+    let messages = String::from_utf8_lossy(&output.stdout);
+    let program = messages.lines().find_map(|line| {
+        let message: Value = serde_json::from_str(line).ok()?;
+        (message["target"]["name"] == "stories").then_some(())?;
+        message["executable"].as_str().map(PathBuf::from)
+    });
+    program.context("cargo does not say where it built the stories")
+}
