@@ -10,7 +10,7 @@ use crate::limits::Budget;
 use crate::packing::{UnknownPacking, Unpacked};
 use crate::spool::{Spool, SpoolError};
 use crate::tarball::{Body, Entries, Source, TarError, shown};
-use crate::{Digest, Limits};
+use crate::{Digest, Limits, Platform};
 
 /// An open archive.
 pub(crate) struct Archive {
@@ -71,8 +71,8 @@ pub enum ArchiveError {
     Json { member: String, source: serde_json::Error },
     #[error("{member}: {what}")]
     Says { member: String, what: String },
-    #[error("it holds no image for linux/{architecture}")]
-    NoImage { architecture: &'static str },
+    #[error("it holds no image for {platform}")]
+    NoImage { platform: Platform },
 }
 
 /// The most members that may link to one another.
@@ -156,6 +156,13 @@ impl Archive {
 }
 
 impl Member {
+    /// All of the file at `path`.
+    pub(crate) fn of_file(path: &Path) -> io::Result<Self> {
+        let file = open_without_waiting(path)?;
+        let bytes = file.metadata()?.len();
+        Ok(Self { file, offset: 0, bytes })
+    }
+
     /// How many bytes there are.
     pub(crate) fn length(&self) -> u64 {
         self.bytes

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use oci_spec::image::{Arch, ImageConfiguration, Os};
+use oci_spec::image::ImageConfiguration;
+
+use crate::Platform;
 
 /// An image's defaults, for whoever runs it to honour or replace. Strings are the image's own and
 /// unchecked.
@@ -24,6 +26,28 @@ pub struct Config {
     pub labels: BTreeMap<String, String>,
 }
 
+/// One step in the making of an image.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Past {
+    /// When, in the words (RFC 3339) of the image.
+    pub created: Option<String>,
+    /// What made it.
+    pub created_by: String,
+    /// Words about it.
+    pub comment: String,
+    /// It left no layer.
+    pub empty: bool,
+}
+
+fn past(history: &oci_spec::image::History) -> Past {
+    Past {
+        created: history.created().clone(),
+        created_by: history.created_by().clone().unwrap_or_default(),
+        comment: history.comment().clone().unwrap_or_default(),
+        empty: history.empty_layer().unwrap_or(false),
+    }
+}
+
 /// The longest configuration, index or manifest that is read.
 pub(crate) const MAX_JSON_BYTES: u64 = 4 << 20;
 
@@ -34,8 +58,8 @@ pub(crate) struct Description {
     pub(crate) config: Config,
     /// The digests of the unpacked layers, lowest first, as they are written there.
     pub(crate) diff_ids: Vec<String>,
-    pub(crate) os: Os,
-    pub(crate) architecture: Arch,
+    pub(crate) platform: Platform,
+    pub(crate) history: Vec<Past>,
 }
 
 impl Description {
@@ -59,8 +83,8 @@ impl Description {
             created: word(whole.created()),
             config,
             diff_ids: whole.rootfs().diff_ids().clone(),
-            os: whole.os().clone(),
-            architecture: whole.architecture().clone(),
+            platform: Platform::of(whole.os(), whole.architecture(), whole.variant().as_deref()),
+            history: whole.history().iter().flatten().map(past).collect(),
         })
     }
 }

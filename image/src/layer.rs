@@ -1,8 +1,8 @@
-//! One layer of an archive, checked against everything that is said about it while it streams into
+//! One layer, checked against everything that is said about it while it streams into
 //! the tree.
 //!
 //! ```text
-//!   member ──► digest, length ──► unpack ──► diff_id, limits ──► tar entries ──► merge
+//!   member ──► digest ──► unpack ──► diff_id, limits ──► tar entries ──► merge
 //!                                                                     └─ data ──► spool
 //! ```
 
@@ -12,7 +12,6 @@ use sha2::Digest as _;
 
 use crate::archive::Member;
 use crate::limits::Budget;
-use crate::manifest::LayerFile;
 use crate::merge::{Merge, MergeError};
 use crate::packing::{UnknownPacking, Unpacked};
 use crate::spool::{Spool, SpoolError};
@@ -46,19 +45,16 @@ pub enum LayerError {
     Spool(#[from] SpoolError),
 }
 
-/// Puts the layer in `member` on top of `merge`, with the data of its files in `spool`.
+/// Puts the layer in `member`, which is `digest` and unpacks to `diff_id`, on top of `merge`, with the data
+/// of its files in `spool`.
 pub(crate) fn unpack(
     member: Member,
-    file: &LayerFile,
+    digest: Digest,
+    diff_id: Digest,
     merge: &mut Merge,
     spool: &mut Spool,
     budget: &mut Budget,
 ) -> Result<(), LayerError> {
-    if let Some(said) = file.bytes
-        && said != member.length()
-    {
-        return Err(LayerError::WrongSize { said, found: member.length() });
-    }
     budget.add_packed(member.length());
     merge.begin_layer();
     let mut packed = Hashed::new(member);
@@ -66,19 +62,19 @@ pub(crate) fn unpack(
     // A wrong digest explains whatever else went wrong, so the blob is read to its end in any case.
     io::copy(&mut packed, &mut io::sink()).map_err(LayerError::Read)?;
     let found = packed.digest();
-    if file.digest.is_some_and(|said| said != found) {
+    if found != digest {
         return Err(LayerError::WrongDigest { found });
     }
-    let (said, found) = (file.diff_id, unpacked?);
+    let (said, found) = (diff_id, unpacked?);
     match said == found {
         true => Ok(()),
         false => Err(LayerError::WrongDiffId { said, found }),
     }
 }
 
-/// Returns the digest of all that was unpacked.
-fn unpack_entries(
-    packed: &mut Hashed<Member>,
+/// Puts the entries of what `packed` unpacks to on top of `merge`. Returns the digest of all of that.
+pub(crate) fn unpack_entries(
+    packed: &mut impl Read,
     merge: &mut Merge,
     spool: &mut Spool,
     budget: &mut Budget,

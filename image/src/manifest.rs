@@ -8,13 +8,13 @@
 //! Newer `docker save` archives are both; then the first is followed, because it has a digest for
 //! everything.
 
-use oci_spec::image::{Arch, Descriptor, ImageIndex, ImageManifest, MediaType, Os, Platform};
+use oci_spec::image::{Descriptor, ImageIndex, ImageManifest, MediaType};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use crate::archive::{Archive, ArchiveError};
 use crate::config::{Description, MAX_JSON_BYTES};
-use crate::{Digest, Reference};
+use crate::{Digest, Platform, Reference};
 
 /// One image, before its layers are looked at.
 #[derive(Debug)]
@@ -24,6 +24,8 @@ pub(crate) struct Manifest {
     /// The digest of `config_json`.
     pub(crate) id: Digest,
     pub(crate) config_json: Vec<u8>,
+    /// The manifest itself, as it came; docker's archives have none.
+    pub(crate) json: Option<Vec<u8>>,
     /// Lowest first.
     pub(crate) layers: Vec<LayerFile>,
 }
@@ -41,7 +43,7 @@ pub(crate) struct LayerFile {
 }
 
 /// An index may lead to an index, this often.
-const MAX_INDEXES: usize = 4;
+pub(crate) const MAX_INDEXES: usize = 4;
 
 /// The most images in one archive.
 const MAX_IMAGES: usize = 256;
@@ -54,23 +56,26 @@ const MAX_CONFIGS_BYTES: u64 = 32 << 20;
 const WHOLE_NAME: &str = "io.containerd.image.name";
 const REF_NAME: &str = "org.opencontainers.image.ref.name";
 
-/// The images of `archive` that are for this machine, at least one.
-pub(crate) fn images(archive: &Archive) -> Result<Vec<Manifest>, ArchiveError> {
+/// The images of `archive` that are for `platform`, at least one.
+pub(crate) fn images(
+    archive: &Archive,
+    platform: &Platform,
+) -> Result<Vec<Manifest>, ArchiveError> {
     let mut images = Vec::new();
     if let Some(json) = archive.read("index.json", MAX_JSON_BYTES)? {
-        oci_images(archive, &parse("index.json", &json)?, &mut images)?;
+        oci_images(archive, &parse("index.json", &json)?, platform, &mut images)?;
     } else if let Some(json) = archive.read("manifest.json", MAX_JSON_BYTES)? {
         let listed: Vec<DockerImage> = parse("manifest.json", &json)?;
         bounded("manifest.json", listed.len())?;
         for image in &listed {
-            take_in(&mut images, docker_image(archive, image)?)?;
+            take_in(&mut images, docker_image(archive, image, platform)?)?;
         }
     } else {
         let member = "index.json and no manifest.json".to_owned();
         return Err(ArchiveError::Missing { member });
     }
     match images.is_empty() {
-        true => Err(ArchiveError::NoImage { architecture: architecture() }),
+        true => Err(ArchiveError::NoImage { platform: platform.clone() }),
         false => Ok(images),
     }
 }
@@ -96,6 +101,7 @@ fn take_in(images: &mut Vec<Manifest>, image: Manifest) -> Result<(), ArchiveErr
 fn oci_images(
     archive: &Archive,
     index: &ImageIndex,
+    platform: &Platform,
     images: &mut Vec<Manifest>,
 ) -> Result<(), ArchiveError> {
     bounded("index.json", index.manifests().len())?;
@@ -105,26 +111,33 @@ fn oci_images(
             match descriptor.as_ref().filter(|descriptor| is_index(descriptor)) {
                 Some(further) => {
                     let index: ImageIndex = parse_blob(archive, further)?;
-                    descriptor = index.manifests().iter().find(|one| is_for_us(one)).cloned();
+                    descriptor = choose(index.manifests(), platform).cloned();
                 }
                 None => break,
             }
         }
-        if let Some(descriptor) = descriptor.filter(is_for_us) {
-            let names = oci_names(listed)?;
-            take_in(images, oci_image(archive, &descriptor, names)?)?;
+        if let Some(descriptor) = descriptor.filter(|one| fits(one, platform).is_some()) {
+            let (digest, json) = read_blob(archive, &descriptor)?;
+            let manifest: ImageManifest = parse(&digest.to_string(), &json)?;
+            let (_, config_json) = read_blob(archive, manifest.config())?;
+            let image = Manifest {
+                names: oci_names(listed)?,
+                ..oci_image(json, &manifest, config_json, platform)?
+            };
+            take_in(images, image)?;
         }
     }
     Ok(())
 }
 
-fn oci_image(
-    archive: &Archive,
-    descriptor: &Descriptor,
-    names: Vec<Reference>,
+/// What `json`, which is `manifest`, and its configuration say together. Nobody says a name.
+pub(crate) fn oci_image(
+    json: Vec<u8>,
+    manifest: &ImageManifest,
+    config_json: Vec<u8>,
+    platform: &Platform,
 ) -> Result<Manifest, ArchiveError> {
-    let manifest: ImageManifest = parse_blob(archive, descriptor)?;
-    let (id, config_json) = read_blob(archive, manifest.config())?;
+    let member = manifest.config().digest().to_string();
     let mut files = Vec::new();
     for layer in manifest.layers() {
         let digest = digest(layer)?;
@@ -135,7 +148,8 @@ fn oci_image(
         }
         files.push((blob_path(digest), Some(digest), Some(layer.size())));
     }
-    described(id.to_string(), names, config_json, files)
+    let image = described(member, Vec::new(), config_json, files, platform)?;
+    Ok(Manifest { json: Some(json), ..image })
 }
 
 /// An element of `docker save`'s `manifest.json`.
@@ -147,7 +161,11 @@ struct DockerImage {
     layers: Vec<String>,
 }
 
-fn docker_image(archive: &Archive, image: &DockerImage) -> Result<Manifest, ArchiveError> {
+fn docker_image(
+    archive: &Archive,
+    image: &DockerImage,
+    platform: &Platform,
+) -> Result<Manifest, ArchiveError> {
     let Some(config_json) = archive.read(&image.config, MAX_JSON_BYTES)? else {
         return Err(ArchiveError::Missing { member: image.config.clone() });
     };
@@ -160,7 +178,8 @@ fn docker_image(archive: &Archive, image: &DockerImage) -> Result<Manifest, Arch
         // Only newer archives name their layers by digest; `<id>/layer.tar` is an id of another kind.
         (member.clone(), digest_in_name(member).filter(|_| member.starts_with("blobs/")), None)
     };
-    described(image.config.clone(), names, config_json, image.layers.iter().map(file).collect())
+    let files = image.layers.iter().map(file).collect();
+    described(image.config.clone(), names, config_json, files, platform)
 }
 
 /// Brings together what the manifest and the configuration say about the layers.
@@ -169,16 +188,14 @@ fn described(
     names: Vec<Reference>,
     config_json: Vec<u8>,
     files: Vec<(String, Option<Digest>, Option<u64>)>,
+    platform: &Platform,
 ) -> Result<Manifest, ArchiveError> {
     let says = |what| ArchiveError::Says { member: member.clone(), what };
     let description: Description = Description::parse(&config_json)
         .map_err(|source| ArchiveError::Json { member: member.clone(), source })?;
-    if !runs_here(&description.os, &description.architecture) {
-        let (os, architecture) = (&description.os, &description.architecture);
-        return Err(says(format!(
-            "the image is for {os}/{architecture}, this machine is linux/{}",
-            self::architecture()
-        )));
+    if !platform.takes(&description.platform) {
+        let theirs = &description.platform;
+        return Err(says(format!("the image is for {theirs}, not for {platform}")));
     }
     let (layers, diff_ids) = (files.len(), description.diff_ids.len());
     if layers != diff_ids {
@@ -190,7 +207,7 @@ fn described(
         described.push(LayerFile { member, digest, bytes, diff_id });
     }
     let id = Digest::of(&config_json);
-    Ok(Manifest { names, id, config_json, layers: described })
+    Ok(Manifest { names, id, config_json, json: None, layers: described })
 }
 
 fn oci_names(descriptor: &Descriptor) -> Result<Vec<Reference>, ArchiveError> {
@@ -209,41 +226,83 @@ fn parse_name(member: &str, name: &str) -> Result<Reference, ArchiveError> {
     name.parse().map_err(says)
 }
 
+/// What a document is that says how an image is made up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Of manifests.
+    Index,
+    /// Of one image.
+    Manifest,
+}
+
+/// What `json` is, which came as a `named` one; `None` if it is nothing that we read.
+pub(crate) fn kind(named: &str, json: &[u8]) -> Option<Kind> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Shape {
+        media_type: Option<String>,
+        manifests: Option<serde::de::IgnoredAny>,
+        layers: Option<serde::de::IgnoredAny>,
+    }
+    let shape: Shape = serde_json::from_slice(json).ok()?;
+    let told = shape.media_type.as_deref().and_then(known).or_else(|| known(named));
+    // What calls itself one thing and is made up as another is neither.
+    match (told, shape.manifests.is_some(), shape.layers.is_some()) {
+        (None | Some(Kind::Index), true, false) => Some(Kind::Index),
+        (None | Some(Kind::Manifest), false, true) => Some(Kind::Manifest),
+        _ => None,
+    }
+}
+
+fn known(media_type: &str) -> Option<Kind> {
+    match MediaType::from(media_type) {
+        MediaType::ImageIndex => Some(Kind::Index),
+        MediaType::ImageManifest => Some(Kind::Manifest),
+        MediaType::Other(kind) => match kind.as_str() {
+            "application/vnd.docker.distribution.manifest.list.v2+json" => Some(Kind::Index),
+            "application/vnd.docker.distribution.manifest.v2+json" => Some(Kind::Manifest),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
 fn is_index(descriptor: &Descriptor) -> bool {
-    match descriptor.media_type() {
-        MediaType::ImageIndex => true,
-        MediaType::Other(kind) => {
-            kind == "application/vnd.docker.distribution.manifest.list.v2+json"
-        }
-        _ => false,
+    known(descriptor.media_type().as_ref()) == Some(Kind::Index)
+}
+
+/// Which of the `listed` is for `platform`, and the best of them.
+pub(crate) fn choose<'a>(listed: &'a [Descriptor], platform: &Platform) -> Option<&'a Descriptor> {
+    let fitting = listed.iter().filter_map(|one| Some((fits(one, platform)?, one)));
+    fitting.min_by_key(|(fit, _)| *fit).map(|(_, one)| one)
+}
+
+/// The platforms that there are, for people.
+pub(crate) fn platforms(listed: &[Descriptor]) -> String {
+    let said: Vec<String> =
+        listed.iter().filter_map(platform_of).map(|platform| platform.to_string()).collect();
+    match said.is_empty() {
+        true => "no platform".to_owned(),
+        false => said.join(", "),
     }
 }
 
-/// Whether it leads to an image (a signature or a bill of materials is none) for this machine.
-fn is_for_us(descriptor: &Descriptor) -> bool {
-    let manifest = match descriptor.media_type() {
-        MediaType::ImageManifest => true,
-        MediaType::Other(kind) => kind == "application/vnd.docker.distribution.manifest.v2+json",
-        _ => is_index(descriptor),
-    };
-    let here = |platform: &Platform| runs_here(platform.os(), platform.architecture());
-    manifest && descriptor.platform().as_ref().is_none_or(here)
-}
-
-fn runs_here(os: &Os, architecture: &Arch) -> bool {
-    *os == Os::Linux && architecture.to_string() == self::architecture()
-}
-
-/// This machine's, in OCI's words.
-fn architecture() -> &'static str {
-    match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        other => other,
+/// Whether it leads to an image (a signature or a bill of materials is none) for `platform`; the smaller
+/// the better. Who says no platform has the image for all.
+fn fits(descriptor: &Descriptor, platform: &Platform) -> Option<u8> {
+    known(descriptor.media_type().as_ref())?;
+    match platform_of(descriptor) {
+        Some(theirs) => platform.fits(&theirs),
+        None => Some(u8::MAX),
     }
 }
 
-fn digest(descriptor: &Descriptor) -> Result<Digest, ArchiveError> {
+fn platform_of(descriptor: &Descriptor) -> Option<Platform> {
+    let said = descriptor.platform().as_ref()?;
+    Some(Platform::of(said.os(), said.architecture(), said.variant().as_deref()))
+}
+
+pub(crate) fn digest(descriptor: &Descriptor) -> Result<Digest, ArchiveError> {
     let word = descriptor.digest().to_string();
     word.parse().map_err(|_| ArchiveError::Says {
         member: word.clone(),

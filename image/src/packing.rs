@@ -18,6 +18,29 @@ pub(crate) enum Unpacked<R> {
 #[error("compressed with {0}, use gzip, zstd or none")]
 pub struct UnknownPacking(pub &'static str);
 
+/// How something is compressed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Packing {
+    None,
+    Gzip,
+    Zstd,
+}
+
+impl Packing {
+    /// Of what begins with `start`.
+    pub(crate) fn of(start: &[u8]) -> Self {
+        let skippable = start.first().is_some_and(|byte| byte & 0xf0 == ZSTD_SKIPPABLE.0)
+            && start[1..].starts_with(ZSTD_SKIPPABLE.1);
+        if start.starts_with(GZIP) {
+            Self::Gzip
+        } else if start.starts_with(ZSTD) || skippable {
+            Self::Zstd
+        } else {
+            Self::None
+        }
+    }
+}
+
 /// What a compressed file begins with.
 const GZIP: &[u8] = b"\x1f\x8b";
 const ZSTD: &[u8] = b"\x28\xb5\x2f\xfd";
@@ -35,14 +58,12 @@ impl<R: BufRead> Unpacked<R> {
         if let Some(&(_, refused)) = REFUSED.iter().find(|(magic, _)| start.starts_with(magic)) {
             return Ok(Err(refused));
         }
-        let skippable = start.first().is_some_and(|byte| byte & 0xf0 == ZSTD_SKIPPABLE.0)
-            && start[1..].starts_with(ZSTD_SKIPPABLE.1);
-        Ok(Ok(if start.starts_with(GZIP) {
-            Self::Gzip(Box::new(MultiGzDecoder::new(source)))
-        } else if start.starts_with(ZSTD) || skippable {
-            Self::Zstd(Box::new(Zstd { source, frame: FrameDecoder::new(), in_frame: false }))
-        } else {
-            Self::Plain(source)
+        Ok(Ok(match Packing::of(start) {
+            Packing::Gzip => Self::Gzip(Box::new(MultiGzDecoder::new(source))),
+            Packing::Zstd => {
+                Self::Zstd(Box::new(Zstd { source, frame: FrameDecoder::new(), in_frame: false }))
+            }
+            Packing::None => Self::Plain(source),
         }))
     }
 

@@ -2,16 +2,23 @@
 
 mod doctor;
 mod exec;
+mod history;
 mod images;
+mod inspect;
 mod kill;
 mod load;
 mod logs;
 mod oci;
+mod progress;
+mod prune;
 mod ps;
+mod pull;
 mod rm;
 mod rmi;
 mod run;
+mod save;
 mod stop;
+mod tag;
 mod template;
 mod version;
 mod wait;
@@ -87,9 +94,15 @@ enum Verb {
     Kill(kill::Kill),
     Stop(stop::Stop),
     Rm(rm::Rm),
+    Pull(pull::Pull),
     Load(load::Load),
+    Save(save::Save),
     Images(images::Images),
+    Inspect(inspect::Inspect),
+    History(history::History),
+    Tag(tag::Tag),
     Rmi(rmi::Rmi),
+    Prune(prune::Prune),
     Template(template::Templates),
     Doctor(doctor::Doctor),
     Version(version::Version),
@@ -138,9 +151,15 @@ fn call(cli: Cli) -> Result<u8, Failure> {
         Verb::Kill(verb) => verb.call(&settings),
         Verb::Stop(verb) => verb.call(&settings),
         Verb::Rm(verb) => verb.call(&settings),
+        Verb::Pull(verb) => verb.call(&settings),
         Verb::Load(verb) => verb.call(&settings),
+        Verb::Save(verb) => verb.call(&settings),
         Verb::Images(verb) => verb.call(&settings),
+        Verb::Inspect(verb) => verb.call(&settings),
+        Verb::History(verb) => verb.call(&settings),
+        Verb::Tag(verb) => verb.call(&settings),
         Verb::Rmi(verb) => verb.call(&settings),
+        Verb::Prune(verb) => verb.call(&settings),
         Verb::Template(verb) => verb.call(&settings),
         Verb::Doctor(verb) => verb.call(&settings),
         Verb::Version(verb) => verb.call(),

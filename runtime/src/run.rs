@@ -8,7 +8,7 @@ use crate::host::{self, HostError};
 use crate::kvm::KvmError;
 use crate::plan::{self, PlanError};
 use crate::platform::{self, Platform, PlatformError};
-use crate::sandbox::{BootError, Planned};
+use crate::sandbox::{BootError, Disk, Planned};
 use crate::settings::Settings;
 use crate::shares::{Share, ShareError};
 use crate::signals::Signals;
@@ -28,6 +28,16 @@ pub(crate) enum RunError {
     /// The image.
     #[error(transparent)]
     Image(#[from] image::FindError),
+    /// Its programs are another machine's.
+    #[error("image {image} is for {theirs}, this machine is {ours}")]
+    Foreign {
+        /// The image.
+        image: String,
+        /// What it is for.
+        theirs: String,
+        /// What this machine is.
+        ours: String,
+    },
     /// The image's disk.
     #[error("disk of image {image}")]
     Disk {
@@ -89,7 +99,12 @@ pub(crate) fn run(
         Some(_) => (image::Config::default(), None),
         None => {
             let found = image::Store::open(&settings.store)?.find(image)?;
-            (found.config, Some(found.disk))
+            let (ours, theirs) = (image::Platform::here(), found.platform);
+            if !ours.takes(&theirs) {
+                let (theirs, ours) = (theirs.to_string(), ours.to_string());
+                return Err(RunError::Foreign { image: image.to_owned(), theirs, ours });
+            }
+            (found.config, Some((found.disk, found.id)))
         }
     };
     timeline.mark("image found");
@@ -107,7 +122,7 @@ pub(crate) fn run(
         template => template?,
     };
     let disk = disk
-        .map(File::open)
+        .map(|(path, image)| Ok(Disk { file: File::open(path)?, image }))
         .transpose()
         .map_err(|source| RunError::Disk { image: image.to_owned(), source })?;
     let shares = plan.shares.iter().map(Share::open).collect::<Result<_, _>>()?;

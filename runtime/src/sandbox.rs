@@ -10,6 +10,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 
+use image::Digest;
 use proto::message::{ExitStatus, ProcessId};
 use proto::stream::{Attach, Stream};
 
@@ -41,7 +42,7 @@ pub(crate) struct Planned {
     /// What its VM goes on from, if it does not boot.
     pub(crate) template: Option<Template>,
     /// The root's disk, unless it is lent.
-    pub(crate) disk: Option<File>,
+    pub(crate) disk: Option<Disk>,
     /// What the guest is lent of the host's files.
     pub(crate) shares: Vec<Share>,
     /// Keep nothing when it has ended.
@@ -52,6 +53,14 @@ pub(crate) struct Planned {
     pub(crate) debug: bool,
     /// What is known of its bundle, if it has one.
     pub(crate) oci: Option<Oci>,
+}
+
+/// The disk of an image, which nobody removes while it is written down here.
+pub(crate) struct Disk {
+    /// Opened for reading.
+    pub(crate) file: File,
+    /// The image's id.
+    pub(crate) image: Digest,
 }
 
 /// A container that has its directory. Dropping it removes all trace of the container.
@@ -122,6 +131,7 @@ impl Planned {
         record.detached = self.detached;
         record.stop_signal = self.plan.stop_signal;
         record.oci = self.oci.clone();
+        record.image_id = self.disk.as_ref().map(|disk| disk.image.to_string());
         let claim = root.claim(&record)?;
         let mut traces = Undo::default();
         let (root, name) = (root.clone(), name.clone());
@@ -181,7 +191,7 @@ impl Claimed {
         let vm = Vm::start(Parts {
             platform: planned.platform,
             beginning: planned.template.map_or(Beginning::Boot, Beginning::Restore),
-            disk: planned.disk,
+            disk: planned.disk.map(|disk| disk.file),
             files: socket,
             listener,
             agent,

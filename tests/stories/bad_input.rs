@@ -21,7 +21,8 @@ crate::stories![
 
 fn an_image_that_does_not_exist() {
     let house = House::new();
-    house.call(["run", "--rm", "no-such-image", "true"]).expect_refusal("no-such-image");
+    let never = ["run", "--rm", "--pull", "never", "no-such-image", "true"];
+    house.call(never).expect_refusal("no-such-image");
     house.expect_nothing_left();
 }
 

@@ -12,6 +12,7 @@ mod containers;
 mod crashes;
 mod endings;
 mod hostile_guest;
+mod images;
 mod pipes;
 mod shares;
 mod soak;
@@ -48,6 +49,7 @@ const CHAPTERS: &[(&str, &[Story])] = &[
     ("containers", containers::STORIES),
     ("terminals", terminals::STORIES),
     ("bad_input", bad_input::STORIES),
+    ("images", images::STORIES),
     ("shares", shares::STORIES),
     ("crashes", crashes::STORIES),
     ("hostile_guest", hostile_guest::STORIES),

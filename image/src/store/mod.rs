@@ -6,16 +6,25 @@
 //!   names.json                         canonical reference → image id
 //!   images/sha256/<id>/config.json     the image's configuration, whose digest is the id
 //!   images/sha256/<id>/disk.erofs      its layers, merged
+//!   images/sha256/<id>/manifest.json   the digests of its layers
+//!   blobs/sha256/<digest>              a layer as it came
+//!   partial/<digest>                   the beginning of one, for a pull to go on with
 //!   tmp/                               what is being made
 //! ```
 //!
-//! Whatever is outside `tmp` is whole: it is made there, synced, and renamed into its place. So who
+//! Whatever is outside `tmp` and `partial` is whole: it is made there, synced, and renamed into its place. So who
 //! only reads needs no lock, and a process that is killed leaves nothing but files in `tmp`, which the
 //! next to open the store sweeps if it gets the lock. Changes wait for one another.
 
+mod blobs;
 mod error;
+mod kept;
 mod load;
+mod make;
 mod names;
+mod prune;
+mod pull;
+mod save;
 
 use std::fs::{self, File};
 use std::io;
@@ -25,9 +34,12 @@ use std::path::{Path, PathBuf};
 use rustix::fs::FlockOperation;
 
 use crate::config::{Description, MAX_JSON_BYTES};
-use crate::{Config, Digest, Limits, Reference};
+use crate::{Config, Digest, Limits, Past, Platform, Reference};
 pub use error::{FindError, LoadError, OpenStoreError, RemoveError};
+pub use kept::Layer;
 use names::Names;
+pub use prune::{Pruned, Unneeded};
+pub use save::{ArchiveKind, SaveError};
 
 const VERSION: &str = "1";
 
@@ -55,6 +67,12 @@ pub struct Image {
     pub disk_bytes: u64,
     /// When it was built, in the words (RFC 3339) of its configuration.
     pub created: Option<String>,
+    /// The digests of what its layers unpack to, lowest first.
+    pub diff_ids: Vec<Digest>,
+    /// How it was made, oldest step first.
+    pub history: Vec<Past>,
+    /// What it runs on.
+    pub platform: Platform,
     /// How it wants to be run.
     pub config: Config,
 }
@@ -69,6 +87,7 @@ pub struct Removed {
 }
 
 /// The right to change the store, until dropped.
+#[derive(Debug)]
 struct Lock {
     _file: File,
 }
@@ -88,10 +107,12 @@ impl Store {
                 store.make()?;
             }
         }
-        for directory in [store.tmp(), store.images_directory()] {
+        let directories = [store.tmp(), store.images_directory(), store.blobs(), store.partials()];
+        for directory in directories {
             fs::create_dir_all(&directory).map_err(|source| io(&directory, source))?;
         }
         store.sweep().map_err(|(path, source)| io(&path, source))?;
+        store.sweep_partials(false).map_err(|(path, source)| io(&path, source))?;
         Ok(store)
     }
 
@@ -127,7 +148,7 @@ impl Store {
     /// has the disk open keeps it.
     pub fn remove(&self, reference: &str) -> Result<Removed, RemoveError> {
         let io = |(path, source)| RemoveError::Io { path, source };
-        let _lock = self.lock().map_err(io)?;
+        let lock = self.lock().map_err(io)?;
         let mut names = Names::read(&self.names_file()).map_err(RemoveError::Find)?;
         let (id, name) = self.resolve(reference, &names).map_err(RemoveError::Find)?;
         let removed = match &name {
@@ -142,6 +163,7 @@ impl Store {
         let last = names.of(id).next().is_none();
         if last {
             self.discard(&self.image_directory(id)).map_err(io)?;
+            self.collect(&self.used_blobs()?, &lock).map_err(io)?;
         }
         let names = removed.iter().map(Reference::to_string).collect();
         Ok(Removed { names, image: last.then_some(id) })
@@ -188,6 +210,15 @@ impl Store {
         Ok(ids)
     }
 
+    /// Whether the image is there with all that is kept of it.
+    fn has(&self, id: Digest, names: &Names) -> bool {
+        let whole = |&(digest, bytes): &(Digest, u64)| {
+            fs::symlink_metadata(self.blob(digest)).is_ok_and(|blob| blob.len() == bytes)
+        };
+        let kept = || self.kept(id).ok().flatten();
+        self.image(id, names).is_ok() && kept().is_some_and(|kept| kept.layers.iter().all(whole))
+    }
+
     /// The image with this id, its files judged as someone may have edited them.
     fn image(&self, id: Digest, names: &Names) -> Result<Image, FindError> {
         let directory = self.image_directory(id);
@@ -202,8 +233,10 @@ impl Store {
                 return Err(FindError::Damaged { path, why: "its digest is not the image's id" });
             }
         };
-        let damaged = |_| FindError::Damaged { path, why: "it is no image configuration" };
-        let description = Description::parse(&json).map_err(damaged)?;
+        let damaged =
+            |_| FindError::Damaged { path: path.clone(), why: "it is no image configuration" };
+        let description = Description::parse(&json).map_err(&damaged)?;
+        let diff_ids = description.diff_ids.iter().filter_map(|word| word.parse().ok()).collect();
         let metadata = match fs::symlink_metadata(&disk) {
             Ok(metadata) => metadata,
             Err(source) => return Err(FindError::Io { path: disk, source }),
@@ -217,6 +250,9 @@ impl Store {
             disk,
             disk_bytes: metadata.len(),
             created: description.created,
+            diff_ids,
+            history: description.history,
+            platform: description.platform,
             config: description.config,
         })
     }

@@ -4,13 +4,13 @@ use std::path::PathBuf;
 use super::*;
 use crate::testing::{HERE, Members, Recipe, Tar, descriptor, gzip, line, zstd};
 
-struct Place {
+pub(super) struct Place {
     directory: tempfile::TempDir,
-    store: Store,
+    pub(super) store: Store,
 }
 
 impl Place {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let store = Store::open(&directory.path().join("store")).unwrap();
         Self { directory, store }
@@ -22,7 +22,11 @@ impl Place {
         path
     }
 
-    fn load(&self, bytes: &[u8]) -> Result<Vec<Image>, LoadError> {
+    pub(super) fn root(&self) -> PathBuf {
+        self.directory.path().join("store")
+    }
+
+    pub(super) fn load(&self, bytes: &[u8]) -> Result<Vec<Image>, LoadError> {
         self.store.load(&self.archive(bytes), None)
     }
 
@@ -38,7 +42,7 @@ impl Place {
     /// Every file in the store.
     fn files(&self) -> Vec<PathBuf> {
         let mut files = Vec::new();
-        let mut pending = vec![self.directory.path().join("store")];
+        let mut pending = vec![self.root()];
         while let Some(path) = pending.pop() {
             if path.is_dir() {
                 pending.extend(fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
@@ -50,11 +54,11 @@ impl Place {
     }
 }
 
-fn layer() -> Vec<u8> {
+pub(super) fn layer() -> Vec<u8> {
     Tar::default().directory("bin").file("bin/sh", b"#!").end()
 }
 
-fn demo() -> Recipe {
+pub(super) fn demo() -> Recipe {
     Recipe::of([layer(), Tar::default().file("etc/x", b"x").end()])
 }
 
@@ -250,7 +254,7 @@ fn an_image_for_another_machine_is_passed_over_in_an_index_and_refused_alone() {
     let place = Place::new();
     let other = Recipe { architecture: "s390x", ..demo() };
     let refused = place.refusal(&other.oci().tar());
-    let wanted = format!("the image is for linux/s390x, this machine is linux/{HERE}");
+    let wanted = format!("the image is for linux/s390x, not for linux/{HERE}");
     assert!(refused.ends_with(&wanted), "{refused}");
 
     let ours = demo();
@@ -361,9 +365,8 @@ fn an_image_that_was_damaged_is_named_and_mended_by_loading_it_again() {
 #[test]
 fn a_store_of_another_version_and_a_directory_of_another_use_are_left_alone() {
     let place = Place::new();
-    let root = place.directory.path().join("store");
-    fs::write(root.join("version"), "2\n").unwrap();
-    let refused = line(&Store::open(&root).unwrap_err());
+    fs::write(place.root().join("version"), "2\n").unwrap();
+    let refused = line(&Store::open(&place.root()).unwrap_err());
     assert!(refused.ends_with("has layout version \"2\\n\", this program knows version 1"));
 
     let home = place.directory.path().join("home");

@@ -16,8 +16,10 @@ pub(super) struct Images {
 
 impl Images {
     pub(super) fn call(self, settings: &Settings) -> Result<u8, Failure> {
-        let mut rows = vec![["IMAGE", "ID", "CREATED", "SIZE"].map(str::to_owned).to_vec()];
-        for image in Store::open(&settings.store)?.images()? {
+        let mut rows =
+            vec![["IMAGE", "ID", "CREATED", "DISK", "LAYERS"].map(str::to_owned).to_vec()];
+        let store = Store::open(&settings.store)?;
+        for image in store.images()? {
             let id = image.id.to_string();
             if self.quiet {
                 println!("{id}");
@@ -26,13 +28,16 @@ impl Images {
             let short: String =
                 id.trim_start_matches("sha256:").chars().take(SHORT_ID_LEN).collect();
             let created = image.created.as_deref().map_or_else(|| "-".to_owned(), ago);
-            let size = format!("{:.1} MB", image.disk_bytes as f64 / 1e6);
+            let megabytes = |bytes: u64| format!("{:.1} MB", bytes as f64 / 1e6);
+            let disk = megabytes(image.disk_bytes);
+            let layers = store.layers(&image)?.iter().map(|layer| layer.bytes).sum();
+            let layers = megabytes(layers);
             let unnamed = ["-".to_owned()];
             let names = if image.names.is_empty() { &unnamed[..] } else { &image.names };
             rows.extend(
-                names
-                    .iter()
-                    .map(|name| vec![name.clone(), short.clone(), created.clone(), size.clone()]),
+                names.iter().map(|name| {
+                    [name, &short, &created, &disk, &layers].map(String::clone).to_vec()
+                }),
             );
         }
         if !self.quiet {

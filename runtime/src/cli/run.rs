@@ -1,17 +1,27 @@
 use clap::Args;
+use image::Store;
 
 use super::oci::{self, Bundled};
+use super::pull::{Registries, When};
 use crate::exit::Failure;
 use crate::settings::Settings;
 use crate::timeline::Timeline;
 use crate::wishes::Wishes;
-use crate::{detach, run};
+use crate::{detach, plan, run};
 
 /// Run a container from an image, a directory or a bundle.
 #[derive(Args, Debug)]
 pub(super) struct Run {
     #[command(flatten)]
     pub(super) wishes: Wishes,
+    /// When to pull the image.
+    #[arg(long, value_name = "WHEN", value_enum, default_value_t)]
+    pull: When,
+    /// Show no progress of a pull.
+    #[arg(short, long)]
+    quiet: bool,
+    #[command(flatten)]
+    registries: Registries,
     #[command(flatten)]
     bundled: Bundled,
     /// Do not delete a bundle's container when it has ended.
@@ -29,6 +39,12 @@ impl Run {
         }
         if let Some(directory) = &mut self.wishes.rootfs {
             *directory = std::path::absolute(&*directory)?;
+        }
+        let (image, _) = plan::source_and_command(&self.wishes)?;
+        if self.wishes.rootfs.is_none() {
+            // Here and not in the background, where nobody sees how far it is.
+            let store = Store::open(&settings.store)?;
+            self.registries.provide(&store, image, self.pull, self.quiet)?;
         }
         if self.wishes.detach {
             println!("{}", detach::start(settings, self.wishes)?);

@@ -34,6 +34,9 @@ pub(crate) struct Record {
     pub(crate) supervisor: u32,
     /// What its root was made from, in the words it was asked for with.
     pub(crate) image: String,
+    /// The id of that image, if it was one: its name may be another's by now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) image_id: Option<String>,
     /// When it was made, RFC 3339.
     pub(crate) created: String,
     /// Nothing of it is kept once it has ended.
@@ -138,6 +141,7 @@ impl Record {
             name,
             supervisor: std::process::id(),
             image,
+            image_id: None,
             created: now(),
             remove: false,
             detached: false,

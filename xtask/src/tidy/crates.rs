@@ -6,6 +6,7 @@ use super::{File, Finding, Tree, numbered};
 const ARROWS: &[(&str, &[&str])] = &[
     ("agent", &["proto"]),
     ("benches", &[]),
+    ("fuzz", &["image"]),
     ("image", &[]),
     ("proto", &[]),
     ("runtime", &["proto", "image", "vmm"]),
@@ -45,7 +46,7 @@ pub(super) fn arrows_point_one_way(tree: &Tree) -> Vec<Finding> {
 
 pub(super) fn versions_stand_in_one_list(tree: &Tree) -> Vec<Finding> {
     let mut findings = Vec::new();
-    for (_, manifest) in crates(tree) {
+    for (_, manifest) in inside(tree) {
         for line in dependencies(manifest) {
             let inherits =
                 line.key.ends_with(".workspace") || line.value.contains("workspace = true");
@@ -63,7 +64,7 @@ pub(super) fn lints_are_inherited(tree: &Tree) -> Vec<Finding> {
         lines(&manifest.text)
             .any(|line| (line.section, line.key, line.value) == ("lints", "workspace", "true"))
     };
-    crates(tree)
+    inside(tree)
         .filter(|(_, manifest)| !inherits(manifest))
         .map(|(_, manifest)| manifest.finding(1, "no `[lints] workspace = true`"))
         .collect()
@@ -110,6 +111,12 @@ fn crates(tree: &Tree) -> impl Iterator<Item = (&str, &File)> {
         let directory = file.path.strip_suffix("/Cargo.toml")?;
         Some((directory, file))
     })
+}
+
+/// Those of the workspace. One that is a workspace by itself, because a compiler of its own builds it, has
+/// nothing to inherit.
+fn inside(tree: &Tree) -> impl Iterator<Item = (&str, &File)> {
+    crates(tree).filter(|(_, manifest)| !manifest.lines().any(|(_, line)| line == "[workspace]"))
 }
 
 /// What a manifest asks for, for whatever purpose and target.
@@ -196,6 +203,18 @@ mod tests {
     fn a_crate_without_the_lints_is_found() {
         assert_eq!(lints_are_inherited(&manifest("vmm", "[lints]\nworkspace = true\n")), []);
         assert_eq!(lints_are_inherited(&manifest("vmm", "[package]\nworkspace = true\n")).len(), 1);
+    }
+
+    #[test]
+    fn a_workspace_by_itself_has_arrows_and_nothing_to_inherit() {
+        let text = "[workspace]\n[dependencies]\na = \"1\"\nvmm = { path = \"../vmm\" }\n";
+        let tree = manifest("fuzz", text);
+        assert_eq!(versions_stand_in_one_list(&tree), []);
+        assert_eq!(lints_are_inherited(&tree), []);
+        assert_eq!(
+            lines_of(&arrows_point_one_way(&tree)),
+            ["fuzz/Cargo.toml:4: fuzz must not know vmm"]
+        );
     }
 
     #[test]

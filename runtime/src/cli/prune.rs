@@ -1,0 +1,49 @@
+use std::collections::BTreeSet;
+
+use clap::Args;
+use image::{Digest, FindError, Store, Unneeded};
+
+use crate::exit::Failure;
+use crate::settings::Settings;
+use crate::state::Root;
+
+/// Remove images that have lost their names, and what is left of pulls. What a container uses stays.
+#[derive(Args, Debug)]
+pub(super) struct Prune {
+    /// Images with names too.
+    #[arg(short, long)]
+    all: bool,
+}
+
+impl Prune {
+    pub(super) fn call(self, settings: &Settings) -> Result<u8, Failure> {
+        let store = Store::open(&settings.store)?;
+        let in_use = in_use(&store, settings)?;
+        let unneeded = if self.all { Unneeded::Unused } else { Unneeded::Nameless };
+        let pruned = store.prune(unneeded, &in_use)?;
+        for removed in &pruned.removed {
+            removed.names.iter().for_each(|name| println!("{name}"));
+            removed.image.iter().for_each(|id| println!("{id}"));
+        }
+        eprintln!("{:.1} MB are free again", pruned.freed_bytes as f64 / 1e6);
+        Ok(0)
+    }
+}
+
+/// The images of all containers, ended ones too. A container that cannot be read may use any.
+fn in_use(store: &Store, settings: &Settings) -> Result<BTreeSet<Digest>, Failure> {
+    let mut in_use = BTreeSet::new();
+    for entry in Root::open(&settings.root)?.entries()? {
+        let record = entry.record?;
+        match record.image_id.as_deref().and_then(|id| id.parse().ok()) {
+            Some(id) => drop(in_use.insert(id)),
+            // Of a bundle, or written down before ids were: then its name says which.
+            None => match store.find(&record.image) {
+                Ok(image) => drop(in_use.insert(image.id)),
+                Err(FindError::Unknown { .. } | FindError::Reference(_)) => {}
+                Err(error) => return Err(error.into()),
+            },
+        }
+    }
+    Ok(in_use)
+}
