@@ -60,14 +60,17 @@ fn sockets() -> [OwnedFd; 2] {
 impl Rig {
     fn new() -> Self {
         let [socket, server] = sockets();
+        Self::with(Some(socket), Some(server))
+    }
+
+    fn with(socket: Option<OwnedFd>, server: Option<OwnedFd>) -> Self {
         let kicks = mmio::kicks(QUEUE_SIZES.len()).unwrap();
         let mut event_loop = EventLoop::new().unwrap();
-        let server_side = Server { tag: "files".into(), socket: Some(socket) };
+        let server_side = Server { tag: "files".into(), socket };
         let device = Fs::new(FsState {}, server_side, kicks.clone(), &mut event_loop).unwrap();
         let memory = memory();
         let [first, requests] = [0, 0x4000].map(|base| Driver::at(base, memory.clone()));
         let irq = Interrupt::new().unwrap();
-        let server = Some(server);
         let mut rig = Self { device, event_loop, irq, kicks, memory, first, requests, server };
         rig.activate();
         rig
@@ -150,6 +153,26 @@ fn a_request_in_odd_parts_comes_whole_and_so_does_its_reply() {
     let got = [rig.requests.read(ANSWER, 3), rig.requests.read(ANSWER + 0x1000, 17)].concat();
     assert_eq!(got, reply(0xdead_beef, b"here"));
     assert_ne!(rig.irq.reasons(), 0);
+}
+
+#[test]
+fn a_slot_that_nobody_serves_answers_every_request_with_an_error_and_owes_nothing() {
+    let mut rig = Rig::with(None, None);
+    rig.ask(&request(7, b"name"), 64);
+    rig.turn();
+    assert_eq!(rig.requests.used(), [(0, REPLY_HEADER as u32)]);
+    assert_eq!(rig.answer(REPLY_HEADER), message(REPLY_HEADER, -libc::EIO, 7, b""));
+    assert_eq!(rig.device.owes(), 0);
+}
+
+#[test]
+fn what_the_server_has_not_answered_is_owed() {
+    let mut rig = Rig::new();
+    rig.ask(&request(7, b"name"), 64);
+    assert_eq!(rig.device.owes(), 1);
+    let heard = rig.hear().unwrap();
+    rig.say(&reply(number(&heard), b""));
+    assert_eq!(rig.device.owes(), 0);
 }
 
 #[test]
