@@ -146,9 +146,9 @@ pub struct Hook {
     /// Its arguments, with its name.
     #[serde(default)]
     pub args: Vec<String>,
-    /// `NAME=value` each.
-    #[serde(default)]
-    pub env: Vec<String>,
+    /// `NAME=value` each. Absent is the environment of whoever runs it: in the container its process's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub env: Option<Vec<String>>,
     /// Seconds it may take; no limit when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout: Option<u32>,
