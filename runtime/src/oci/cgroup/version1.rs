@@ -13,7 +13,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde::{Deserialize, Serialize};
 
-use super::{CgroupError, ENDING_SECONDS, at, put, remove};
+use super::{CgroupError, ENDING_SECONDS, at, get, put, remove};
 use crate::oci::resources::Values;
 
 /// Files of a `cpuset` that have to say something before a process can be in it.
@@ -79,6 +79,16 @@ impl Group1 {
             }
         }
         Ok(())
+    }
+
+    /// Quota and period as version 2 has them in one file.
+    pub(super) fn cpu_max(&self) -> Result<String, CgroupError> {
+        let Some(directory) = self.directories.get("cpu") else { return Ok(String::new()) };
+        let period = get(&directory.join("cpu.cfs_period_us"))?;
+        Ok(match get(&directory.join("cpu.cfs_quota_us"))?.as_str() {
+            "-1" => format!("max {period}"),
+            quota => format!("{quota} {period}"),
+        })
     }
 
     /// Sets values, in order.
@@ -252,6 +262,11 @@ mod tests {
         };
         group.make().unwrap();
         group.set(&vec![("memory.max".to_owned(), (64 << 20).to_string())]).unwrap();
+        if group.directories.contains_key("cpu") {
+            assert_eq!(group.cpu_max().unwrap(), "max 100000");
+            group.set(&vec![("cpu.max".to_owned(), "150000 50000".to_owned())]).unwrap();
+            assert_eq!(group.cpu_max().unwrap(), "150000 50000");
+        }
         let limit = group.directories["memory"].join("memory.limit_in_bytes");
         assert_eq!(fs::read_to_string(limit).unwrap().trim(), (64 << 20).to_string());
         let mut process = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
