@@ -271,6 +271,10 @@ pub struct Process {
     /// `linux.personality` as personality(2) takes it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub personality: Option<u32>,
+    /// For an exec: the cgroup it begins in, which is there, as a path from the container's own. Absent
+    /// is the container's, or its first process's if that one takes no processes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cgroup: Option<PathBuf>,
 }
 
 /// A filter of system calls, ready to be installed.
