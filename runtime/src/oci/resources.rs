@@ -80,7 +80,7 @@ fn unified_limit((file, value): (String, String), limits: &mut Limits) {
         limits.host.push((file, value));
         return;
     }
-    if ["cpu.weight", "cpu.weight.nice", "cpu.idle", "cpu.max"].contains(&file.as_str()) {
+    if is_of("cpu.") {
         limits.host.push((file.clone(), value.clone()));
     }
     limits.guest.push((file, value));
@@ -160,7 +160,9 @@ fn cpu_limits(cpu: &LinuxCpu, cpu_max: &str, limits: &mut Limits) -> Result<(), 
         limits.host.push(("cpu.max".to_owned(), max));
     }
     if let Some(burst) = cpu.burst() {
+        // The host's quota would take away what the guest's saves up.
         limits.guest.push(("cpu.max.burst".to_owned(), burst.to_string()));
+        limits.host.push(("cpu.max.burst".to_owned(), burst.to_string()));
     }
     // They are the host's processors and memory nodes, not the guest's.
     for (file, list) in [("cpuset.cpus", cpu.cpus()), ("cpuset.mems", cpu.mems())] {
@@ -228,7 +230,7 @@ mod tests {
     fn a_container_sees_its_limits_and_the_host_keeps_them() {
         let limits = take(
             r#"{"memory":{"limit":67108864,"reservation":1048576,"swap":134217728},
-                "cpu":{"shares":1024,"quota":150000,"period":100000,"cpus":"0-1"},
+                "cpu":{"shares":1024,"quota":150000,"period":100000,"burst":9,"cpus":"0-1"},
                 "pids":{"limit":20},
                 "blockIO":{"weight":10,"throttleReadBpsDevice":[{"major":8,"minor":0,"rate":600}]},
                 "unified":{"memory.high":"1000"}}"#,
@@ -239,6 +241,7 @@ mod tests {
             ("memory.low", "1048576"),
             ("cpu.weight", "39"),
             ("cpu.max", "150000 100000"),
+            ("cpu.max.burst", "9"),
             ("pids.max", "20"),
             ("memory.high", "1000"),
         ];
@@ -246,6 +249,7 @@ mod tests {
         let host = [
             ("cpu.weight", "39"),
             ("cpu.max", "150000 100000"),
+            ("cpu.max.burst", "9"),
             ("cpuset.cpus", "0-1"),
             ("io.weight", "default 1"),
             ("io.max", "8:0 rbps=600"),

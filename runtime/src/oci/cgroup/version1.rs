@@ -160,6 +160,7 @@ fn in_version_1(file: &str, value: &str) -> Vec<(&'static str, String)> {
             let period = ("cpu.cfs_period_us", period.to_owned());
             vec![period, ("cpu.cfs_quota_us", or_none(quota))]
         }
+        "cpu.max.burst" => vec![("cpu.cfs_burst_us", value.to_owned())],
         "cpuset.cpus" => vec![("cpuset.cpus", value.to_owned())],
         "cpuset.mems" => vec![("cpuset.mems", value.to_owned())],
         // 1 to 10,000, as 10 to 1000.
@@ -240,6 +241,7 @@ mod tests {
                 "max 100000",
                 &[("cpu.cfs_period_us", "100000"), ("cpu.cfs_quota_us", "-1")],
             ),
+            ("cpu.max.burst", "9", &[("cpu.cfs_burst_us", "9")]),
             ("io.weight", "default 10000", &[("blkio.weight", "1000")]),
             ("io.max", "8:0 wiops=600", &[("blkio.throttle.write_iops_device", "8:0 600")]),
         ] {
