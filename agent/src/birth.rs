@@ -19,7 +19,7 @@ use crate::control::{self, AgentEnd};
 use crate::faults::{fault, refused};
 use crate::sys::bpf::DeviceProgram;
 use crate::sys::{self, Forked, NewNamespaces};
-use crate::words::Refused;
+use crate::words::{Refused, words};
 
 /// What of the guest new processes are made in.
 pub struct Guest {
@@ -67,6 +67,8 @@ pub(crate) struct Newborn {
 
 /// Where an exec goes.
 pub(crate) struct Host<'a> {
+    /// The container's name.
+    pub(crate) name: &'a str,
     /// The container's first process.
     pub(crate) pid: Pid,
     pub(crate) pidfd: BorrowedFd<'a>,
@@ -151,7 +153,9 @@ impl Guest {
         plan: &Plan,
         ends: &[OwnedFd; 3],
     ) -> Result<Newborn, Fault> {
-        let cgroup = self.cgroups.where_is(host.pid).map_err(refused("cgroup"))?;
+        let asked = plan.process().cgroup.as_deref();
+        let cgroup = self.cgroups.below(host.name, asked.unwrap_or(Path::new("/")));
+        let cgroup = cgroup.map_err(|errno| no_cgroup(asked, errno))?;
         let users = self.has_users(host.pid).map_err(refused("user namespace"))?;
         if users {
             give_pipes(host.pid, plan, ends)?;
@@ -162,7 +166,17 @@ impl Guest {
             self.from(LinkNameSpaceType::ProcessID, || {
                 move_into_thread_name_spaces(host.pidfd, ThreadNameSpaceType::PROCESS_ID)
                     .map_err(refused("pid namespace"))?;
-                sys::fork(NewNamespaces::NONE, Some(cgroup.as_fd())).map_err(refused("fork"))
+                let fork = |cgroup: &OwnedFd| sys::fork(NewNamespaces::NONE, Some(cgroup.as_fd()));
+                match fork(&cgroup) {
+                    // A cgroup that has given controllers to those below it takes no processes: an
+                    // init system has moved on, and is followed.
+                    Err(Errno::BUSY) if asked.is_none() => {
+                        let cgroup = self.cgroups.where_is(host.pid).map_err(refused("cgroup"))?;
+                        fork(&cgroup).map_err(refused("fork"))
+                    }
+                    Err(errno @ Errno::BUSY) => Err(no_cgroup(asked, errno)),
+                    forked => forked.map_err(refused("fork")),
+                }
             })
         };
         self.bear(plan, ends, Some(Join { pidfd: host.pidfd, users }), fork)
@@ -207,6 +221,17 @@ impl Guest {
                 childs.fault(fault);
                 sys::exit_now(1)
             }
+        }
+    }
+}
+
+/// Of an exec that asked for a cgroup, or of one that did not and has a container without.
+fn no_cgroup(asked: Option<&Path>, errno: Errno) -> Fault {
+    match asked {
+        None => refused("cgroup")(errno),
+        Some(path) => {
+            let message = format!("cgroup {}: {}", path.display(), words(errno));
+            fault(FaultKind::InvalidSpec, message)
         }
     }
 }

@@ -156,7 +156,8 @@ impl Agent {
             }
             Plan::Exec(_) => {
                 let first = self.first_of(id)?;
-                let host = Host { pid: first.pid, pidfd: first.pidfd() };
+                let name = id.container.as_str();
+                let host = Host { name, pid: first.pid, pidfd: first.pidfd() };
                 self.guest.bear_exec(&host, plan, &laid.ends)?
             }
         };

@@ -2,11 +2,13 @@
 
 mod guest;
 
+use std::io::{BufRead, BufReader};
+
 use guest::{
     NO_STREAMS, Running, container, containers_work_here, create, exec, first, process, start,
     text, wait,
 };
-use proto::message::{ExitStatus, FaultKind, ProcessId, Request};
+use proto::message::{ExitStatus, Fault, FaultKind, ProcessId, Request};
 use proto::spec::{Stdio, TerminalSize};
 use proto::stream::Stream;
 
@@ -59,6 +61,42 @@ fn an_exec_joins_everything_and_its_status_is_its_own() {
     assert_eq!(agent.host.wait(&first("c")), ExitStatus::Signal(9));
     let late = agent.host.call(kill).unwrap_err();
     assert_eq!(late.message, "container c has ended");
+}
+
+#[test]
+fn an_exec_is_where_the_containers_limits_are_wherever_its_init_has_gone() {
+    if !containers_work_here("exec in a cgroup") {
+        return;
+    }
+    let mut agent = Running::start();
+    let script = "mkdir -p /sys/fs/cgroup/a/b; echo 1 > /sys/fs/cgroup/a/cgroup.procs; \
+        grep ^0 /proc/self/cgroup; exec sleep 1000";
+    let mut spec = container(&agent.root("c"), &["sh", "-c", script]);
+    spec.mounts.last_mut().unwrap().options.retain(|option| option != "ro");
+    let moved = agent.attach(&first("c"), Stream::Stdout);
+    let _errors = agent.attach(&first("c"), Stream::Stderr);
+    agent.host.call(create("c", spec)).unwrap();
+    agent.host.call(start("c")).unwrap();
+    let mut line = String::new();
+    BufReader::new(moved).read_line(&mut line).unwrap();
+    assert_eq!(line, "0::/a\n");
+
+    let mut cgroup = |path: Option<&str>| {
+        let id = exec("c", "one");
+        let (out, err) = (agent.attach(&id, Stream::Stdout), agent.attach(&id, Stream::Stderr));
+        let mut spec = process(&["grep", "^0", "/proc/self/cgroup"]);
+        spec.cgroup = path.map(Into::into);
+        agent.host.call(Request::Exec { process: id.clone(), spec: Box::new(spec) })?;
+        assert_eq!((agent.host.wait(&id), text(err)), (ExitStatus::Code(0), String::new()));
+        Ok::<_, Fault>(text(out))
+    };
+    assert_eq!(cgroup(None).unwrap(), "0::/\n");
+    assert_eq!(cgroup(Some("/")).unwrap(), "0::/\n");
+    assert_eq!(cgroup(Some("a/b")).unwrap(), "0::/a/b\n");
+    let refusal = cgroup(Some("nope")).unwrap_err();
+    assert_eq!(refusal.message, "cgroup nope: no such file or directory");
+    let refusal = cgroup(Some("a/../..")).unwrap_err();
+    assert_eq!(refusal.kind, FaultKind::InvalidSpec, "{refusal}");
 }
 
 #[test]

@@ -10,7 +10,7 @@ fn hook(script: &str) -> Hook {
     Hook {
         path: "/bin/sh".into(),
         args: ["sh", "-c", script].map(String::from).into(),
-        env: vec!["ONLY=this".into()],
+        env: Some(vec!["ONLY=this".into()]),
         timeout: None,
         state: format!("{{\"id\":\"{}\"}}", "c".repeat(200_000)),
     }
@@ -27,6 +27,8 @@ fn hooks_run_in_order_in_the_container_with_its_state_and_their_own_environment(
         // More than a pipe holds, and not read at all by the second.
         hook("/bin/wc -c > /tmp/log; /bin/hostname >> /tmp/log; echo $ONLY $HOME >> /tmp/log"),
         hook("echo second >> /tmp/log; echo said; /bin/sleep 1000 & exit 0"),
+        // One that says nothing of its environment has the process's.
+        Hook { env: None, ..hook("echo $ONLY $HOME >> /tmp/log") },
     ];
     spec.process.env.push("HOME=/root".into());
     let streams = [proto::stream::Stream::Stdout, proto::stream::Stream::Stderr];
@@ -35,7 +37,7 @@ fn hooks_run_in_order_in_the_container_with_its_state_and_their_own_environment(
     let root = agent.root_of("c");
     assert!(!root.join("tmp/log").exists(), "a hook ran before it was asked to start");
     assert_eq!(agent.host.call(start("c")), Ok(Reply::Done));
-    assert_eq!(guest::text(out), "200009\nbox\nthis\nsecond\n", "{}", guest::text(err));
+    assert_eq!(guest::text(out), "200009\nbox\nthis\nsecond\n/root\n", "{}", guest::text(err));
     assert_eq!(agent.host.wait(&first("c")), ExitStatus::Code(0));
 }
 

@@ -146,9 +146,9 @@ pub struct Hook {
     /// Its arguments, with its name.
     #[serde(default)]
     pub args: Vec<String>,
-    /// `NAME=value` each.
-    #[serde(default)]
-    pub env: Vec<String>,
+    /// `NAME=value` each. Absent is the environment of whoever runs it: in the container its process's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub env: Option<Vec<String>>,
     /// Seconds it may take; no limit when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout: Option<u32>,
@@ -271,6 +271,10 @@ pub struct Process {
     /// `linux.personality` as personality(2) takes it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub personality: Option<u32>,
+    /// For an exec: the cgroup it begins in, which is there, as a path from the container's own. Absent
+    /// is the container's, or its first process's if that one takes no processes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cgroup: Option<PathBuf>,
 }
 
 /// A filter of system calls, ready to be installed.

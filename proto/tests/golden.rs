@@ -307,7 +307,7 @@ fn what_a_bundle_can_ask_for_stands() {
         start_hooks: vec![Hook {
             path: "/hook".into(),
             args: vec!["hook".into()],
-            env: vec![],
+            env: Some(vec![]),
             timeout: Some(1),
             state: "{}".into(),
         }],

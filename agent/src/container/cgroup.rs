@@ -4,7 +4,7 @@
 use std::fs;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -66,6 +66,19 @@ impl Cgroups {
     /// Has a program asked, from now on, what a container's processes do with devices.
     pub(crate) fn guard(&self, container: &str, program: &DeviceProgram) -> Result<(), Errno> {
         program.attach(open(&self.of(container))?.as_fd())
+    }
+
+    /// The cgroup of a container, or one that the container has made below it.
+    pub(crate) fn below(&self, container: &str, path: &Path) -> Result<OwnedFd, Errno> {
+        let mut place = self.of(container);
+        for part in path.components() {
+            match part {
+                Component::RootDir | Component::CurDir => {}
+                Component::Normal(part) => place.push(part),
+                Component::ParentDir | Component::Prefix(_) => return Err(Errno::XDEV),
+            }
+        }
+        open(&place)
     }
 
     /// The cgroup a process is in, which need not be the one it began in: an init system moves.

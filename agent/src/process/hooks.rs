@@ -31,12 +31,13 @@ pub(crate) enum HookError {
     Killed { path: String, signal: i32, said: String },
 }
 
-/// Runs hooks one after the other, up to the first that does not go well.
-pub(crate) fn run(hooks: &[Hook]) -> Result<(), HookError> {
-    hooks.iter().try_for_each(run_one)
+/// Runs hooks one after the other, up to the first that does not go well. `env` is for those that say
+/// nothing of theirs.
+pub(crate) fn run(hooks: &[Hook], env: &[String]) -> Result<(), HookError> {
+    hooks.iter().try_for_each(|hook| run_one(hook, env))
 }
 
-fn run_one(hook: &Hook) -> Result<(), HookError> {
+fn run_one(hook: &Hook, env: &[String]) -> Result<(), HookError> {
     let path = || hook.path.display().to_string();
     let step = |step| move |errno| HookError::Step { path: path(), step, errno };
     let (input, state) = pipe_with(PipeFlags::CLOEXEC).map_err(step("standard input"))?;
@@ -45,7 +46,7 @@ fn run_one(hook: &Hook) -> Result<(), HookError> {
         rustix::io::ioctl_fionbio(ours, true).map_err(step("pipe"))?;
     }
     match sys::fork(NewNamespaces::NONE, None).map_err(step("fork"))? {
-        Forked::Child => become_hook(hook, &input, &output),
+        Forked::Child => become_hook(hook, env, &input, &output),
         Forked::Parent { pid, pidfd } => {
             drop((input, output));
             let mut said = Vec::new();
@@ -73,8 +74,8 @@ fn run_one(hook: &Hook) -> Result<(), HookError> {
     }
 }
 
-/// The child's half: its environment is the hook's and nothing else, its output goes to the pipe.
-fn become_hook(hook: &Hook, input: &OwnedFd, output: &OwnedFd) -> ! {
+/// The child's half: nothing is mixed into the hook's environment, its output goes to the pipe.
+fn become_hook(hook: &Hook, env: &[String], input: &OwnedFd, output: &OwnedFd) -> ! {
     let prepare = || {
         rustix::process::setsid()?;
         sys::place_descriptor(input.as_fd(), 0)?;
@@ -85,7 +86,7 @@ fn become_hook(hook: &Hook, input: &OwnedFd, output: &OwnedFd) -> ! {
     let errno = prepare().err().unwrap_or_else(|| {
         let path = CString::new(hook.path.as_os_str().as_bytes());
         let args = program::c_strings("hooks", &hook.args);
-        let env = program::c_strings("hooks", &hook.env);
+        let env = program::c_strings("hooks", hook.env.as_deref().unwrap_or(env));
         match (path, args, env) {
             (Ok(path), Ok(args), Ok(env)) if args.is_empty() => {
                 sys::execve(&path, std::slice::from_ref(&path), &env)

@@ -138,7 +138,7 @@ impl Departure<'_> {
     }
 
     fn try_to_go(&self, hooks: &[Hook]) -> Result<Infallible, ProcessError> {
-        hooks::run(hooks)?;
+        hooks::run(hooks, &self.spec.env)?;
         step("signals", sys::restore_signals())?;
         let program = self.program.find()?;
         if let Some(seccomp) = &self.spec.seccomp {

@@ -62,7 +62,10 @@ fn run_one(hook: &Hook, state: &State) -> Result<(), HookError> {
     if let Some((name, args)) = hook.args.split_first() {
         command.arg0(name).args(args);
     }
-    command.env_clear().envs(hook.env.iter().filter_map(|variable| variable.split_once('=')));
+    // One that says nothing of its environment has ours, as from runc.
+    if let Some(env) = &hook.env {
+        command.env_clear().envs(env.iter().filter_map(|variable| variable.split_once('=')));
+    }
     command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
     let mut child = command.spawn().map_err(io)?;
     // A hook that does not want to know its container's state need not read it.
@@ -97,4 +100,37 @@ fn ends_in_time(child: &Child, seconds: Option<u32>) -> io::Result<bool> {
         let _ = pidfd_send_signal(&process, Signal::KILL);
     }
     Ok(ended)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::state::record::{Id, Oci, Record, Status};
+
+    fn said(env: Option<&[&str]>) -> String {
+        let name = "box".parse().unwrap();
+        let record = Record::new(Id::from_bits([7; 32]), name, "i".into(), Default::default());
+        let state = State::new(&record, &Oci::of_image(Path::new("/d")), Status::Created);
+        let hook = Hook {
+            path: "/bin/sh".into(),
+            args: ["sh", "-c", "echo $WORD ${CARGO_PKG_NAME-none} >&2; exit 3"]
+                .map(Into::into)
+                .into(),
+            env: env.map(|env| env.iter().map(|word| (*word).to_owned()).collect()),
+            timeout: None,
+            state: String::new(),
+        };
+        run(&[hook], &state).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_hook_has_its_own_environment_or_the_callers() {
+        let with = |words: &str| format!("hook /bin/sh: exit status: 3: {words}");
+        assert_eq!(said(Some(&["WORD=own"])), with("own none"));
+        assert_eq!(said(Some(&[])), with("none"));
+        // Cargo has put this into the environment of tests.
+        assert_eq!(said(None), with("runtime"));
+    }
 }

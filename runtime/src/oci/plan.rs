@@ -260,7 +260,7 @@ fn hook_list(asked: &Option<Vec<runtime::Hook>>) -> Vec<Hook> {
     let hook = |hook: &runtime::Hook| Hook {
         path: hook.path().clone(),
         args: hook.args().clone().unwrap_or_default(),
-        env: hook.env().clone().unwrap_or_default(),
+        env: hook.env().clone(),
         timeout: hook.timeout().and_then(|seconds| u32::try_from(seconds).ok()),
         state: String::new(),
     };

@@ -14,6 +14,9 @@ pub(crate) const GUEST_OVERHEAD_BYTES: u64 = 96 << 20;
 /// What a VM's processes on the host need beside the guest's memory.
 pub(crate) const HOST_OVERHEAD_BYTES: u64 = 64 << 20;
 
+/// Microseconds of `cpu.max` where nobody has said others (Linux, "Control Group v2").
+const USUAL_PERIOD: u64 = 100_000;
+
 /// Limits, taken apart.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Limits {
@@ -29,12 +32,18 @@ pub(crate) struct Limits {
 
 /// Takes `asked` apart; what nobody can do is refused by name.
 pub(crate) fn limits(asked: &LinuxResources) -> Result<Limits, Refused> {
+    changes(asked, "")
+}
+
+/// The same for a container that has limits. Two of them share a file, whose text is `cpu_max` now: the
+/// one that is not asked for stays.
+pub(crate) fn changes(asked: &LinuxResources, cpu_max: &str) -> Result<Limits, Refused> {
     let mut limits = Limits::default();
     if let Some(memory) = asked.memory() {
         memory_limits(memory, &mut limits)?;
     }
     if let Some(cpu) = asked.cpu() {
-        cpu_limits(cpu, &mut limits)?;
+        cpu_limits(cpu, cpu_max, &mut limits)?;
     }
     if let Some(pids) = asked.pids() {
         limits.guest.push(("pids.max".to_owned(), or_max(pids.limit())));
@@ -55,8 +64,34 @@ pub(crate) fn limits(asked: &LinuxResources) -> Result<Limits, Refused> {
     }
     let mut unified: Values = asked.unified().clone().unwrap_or_default().into_iter().collect();
     unified.sort();
-    limits.guest.extend(unified);
+    unified.into_iter().for_each(|value| unified_limit(value, &mut limits));
     Ok(limits)
+}
+
+/// A file by its name goes where the field for the same goes.
+fn unified_limit((file, value): (String, String), limits: &mut Limits) {
+    match file.as_str() {
+        "memory.max" => limits.memory_bytes = value.trim().parse().ok(),
+        "cpu.max" => limits.processors = processors(&value),
+        _ => {}
+    }
+    let is_of = |controller: &str| file.starts_with(controller);
+    if is_of("cpuset.") || is_of("io.") {
+        limits.host.push((file, value));
+        return;
+    }
+    if is_of("cpu.") {
+        limits.host.push((file.clone(), value.clone()));
+    }
+    limits.guest.push((file, value));
+}
+
+/// How many processors a `cpu.max` makes. A period that is not said is the kernel's usual one.
+fn processors(max: &str) -> Option<u64> {
+    let mut words = max.split_whitespace().map(str::parse::<u64>);
+    let quota = words.next()?.ok()?;
+    let period = words.next().and_then(Result::ok).filter(|period| *period > 0);
+    Some(quota.div_ceil(period.unwrap_or(USUAL_PERIOD)))
 }
 
 fn memory_limits(memory: &LinuxMemory, limits: &mut Limits) -> Result<(), Refused> {
@@ -94,7 +129,7 @@ fn memory_limits(memory: &LinuxMemory, limits: &mut Limits) -> Result<(), Refuse
     }
 }
 
-fn cpu_limits(cpu: &LinuxCpu, limits: &mut Limits) -> Result<(), Refused> {
+fn cpu_limits(cpu: &LinuxCpu, cpu_max: &str, limits: &mut Limits) -> Result<(), Refused> {
     let refused = |field, why| Err(Refused::new(format!("linux.resources.cpu.{field}"), why));
     if cpu.realtime_runtime().is_some_and(|time| time != 0)
         || cpu.realtime_period().is_some_and(|time| time != 0)
@@ -111,18 +146,23 @@ fn cpu_limits(cpu: &LinuxCpu, limits: &mut Limits) -> Result<(), Refused> {
         limits.host.push(("cpu.idle".to_owned(), idle.to_string()));
     }
     if cpu.quota().is_some() || cpu.period().is_some() {
-        let period = cpu.period().filter(|period| *period != 0).unwrap_or(100_000);
-        let quota = cpu.quota().filter(|quota| *quota > 0);
-        let max = match quota {
-            Some(quota) => format!("{quota} {period}"),
-            None => format!("max {period}"),
+        let (quota_now, period_now) = cpu_max.split_once(' ').unwrap_or(("max", ""));
+        // As in all of `linux.resources`, 0 is what is not said, and less than that no limit.
+        let quota = match cpu.quota().unwrap_or(0) {
+            0 => quota_now.to_owned(),
+            quota => or_max(quota),
         };
+        let period = cpu.period().filter(|period| *period != 0);
+        let period = period.or(period_now.parse().ok()).unwrap_or(USUAL_PERIOD);
+        let max = format!("{quota} {period}");
+        limits.processors = processors(&max);
         limits.guest.push(("cpu.max".to_owned(), max.clone()));
         limits.host.push(("cpu.max".to_owned(), max));
-        limits.processors = quota.map(|quota| quota.unsigned_abs().div_ceil(period));
     }
     if let Some(burst) = cpu.burst() {
+        // The host's quota would take away what the guest's saves up.
         limits.guest.push(("cpu.max.burst".to_owned(), burst.to_string()));
+        limits.host.push(("cpu.max.burst".to_owned(), burst.to_string()));
     }
     // They are the host's processors and memory nodes, not the guest's.
     for (file, list) in [("cpuset.cpus", cpu.cpus()), ("cpuset.mems", cpu.mems())] {
@@ -190,7 +230,7 @@ mod tests {
     fn a_container_sees_its_limits_and_the_host_keeps_them() {
         let limits = take(
             r#"{"memory":{"limit":67108864,"reservation":1048576,"swap":134217728},
-                "cpu":{"shares":1024,"quota":150000,"period":100000,"cpus":"0-1"},
+                "cpu":{"shares":1024,"quota":150000,"period":100000,"burst":9,"cpus":"0-1"},
                 "pids":{"limit":20},
                 "blockIO":{"weight":10,"throttleReadBpsDevice":[{"major":8,"minor":0,"rate":600}]},
                 "unified":{"memory.high":"1000"}}"#,
@@ -201,6 +241,7 @@ mod tests {
             ("memory.low", "1048576"),
             ("cpu.weight", "39"),
             ("cpu.max", "150000 100000"),
+            ("cpu.max.burst", "9"),
             ("pids.max", "20"),
             ("memory.high", "1000"),
         ];
@@ -208,12 +249,56 @@ mod tests {
         let host = [
             ("cpu.weight", "39"),
             ("cpu.max", "150000 100000"),
+            ("cpu.max.burst", "9"),
             ("cpuset.cpus", "0-1"),
             ("io.weight", "default 1"),
             ("io.max", "8:0 rbps=600"),
         ];
         assert_eq!(limits.host, values(&host));
         assert_eq!((limits.memory_bytes, limits.processors), (Some(64 << 20), Some(2)));
+    }
+
+    #[test]
+    fn a_limit_by_the_name_of_its_file_is_the_same_as_by_its_field() {
+        let limits = take(
+            r#"{"unified":{"memory.max":"67108864","cpu.max":"150000 100000","cpu.weight":"16",
+                "cpuset.cpus":"0","io.weight":"default 5","pids.max":"9"}}"#,
+        )
+        .unwrap();
+        let guest = [
+            ("cpu.max", "150000 100000"),
+            ("cpu.weight", "16"),
+            ("memory.max", "67108864"),
+            ("pids.max", "9"),
+        ];
+        assert_eq!(limits.guest, values(&guest));
+        let host = [
+            ("cpu.max", "150000 100000"),
+            ("cpu.weight", "16"),
+            ("cpuset.cpus", "0"),
+            ("io.weight", "default 5"),
+        ];
+        assert_eq!(limits.host, values(&host));
+        assert_eq!((limits.memory_bytes, limits.processors), (Some(64 << 20), Some(2)));
+        let none = take(r#"{"unified":{"memory.max":"max","cpu.max":"max 5000"}}"#).unwrap();
+        assert_eq!((none.memory_bytes, none.processors), (None, None));
+        let usual = take(r#"{"unified":{"cpu.max":"250000"}}"#).unwrap();
+        assert_eq!(usual.processors, Some(3));
+    }
+
+    #[test]
+    fn half_of_a_quota_can_be_changed_and_the_other_half_stays() {
+        let change = |json: &str, now: &str| {
+            let limits = changes(&serde_json::from_str(json).unwrap(), now).unwrap();
+            assert_eq!(limits.guest, limits.host);
+            limits.host.into_iter().next().unwrap_or_default().1
+        };
+        let now = "500000 1000000";
+        assert_eq!(change(r#"{"cpu":{"period":900000}}"#, now), "500000 900000");
+        assert_eq!(change(r#"{"cpu":{"quota":600000}}"#, now), "600000 1000000");
+        assert_eq!(change(r#"{"cpu":{"quota":-1}}"#, now), "max 1000000");
+        assert_eq!(change(r#"{"cpu":{"period":50000}}"#, "max 100000"), "max 50000");
+        assert_eq!(change(r#"{"cpu":{"shares":2}}"#, now), "1");
     }
 
     #[test]

@@ -19,7 +19,7 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 
 use super::outcome::{self, Answers};
-use super::trial::{PATIENT_PATH, Trial};
+use super::trial::{PATIENT_PATH, Trial, UNHURRIED_PATH};
 use crate::{paths, step};
 
 /// A suite and how to speak with it.
@@ -79,7 +79,8 @@ impl Suite {
         let mut words = vec!["env".to_owned()];
         match self.kind {
             Kind::RuntimeTools => {
-                words.extend([format!("RUNTIME={path}"), format!("./validation/{case}")]);
+                words.extend([format!("SLOW_RUNTIME={path}"), format!("RUNTIME={UNHURRIED_PATH}")]);
+                words.push(format!("./validation/{case}"));
             }
             Kind::Contest => {
                 words.extend([format!("RUNTIME_KIND={runtime}"), format!("RUNTIME={path}")]);

@@ -30,6 +30,9 @@ pub(in crate::cli) struct Added {
     /// It gains no privileges by what it executes.
     #[arg(long)]
     no_new_privs: bool,
+    /// Begin in PATH, a cgroup that is there, seen from the container's.
+    #[arg(long, value_name = "PATH", value_parser = cgroup)]
+    cgroup: Option<PathBuf>,
     /// For other runtimes: a paused container's process waits for it to go on.
     #[arg(long)]
     ignore_paused: bool,
@@ -51,6 +54,7 @@ impl Added {
     pub(in crate::cli) fn apply(&self, process: &mut Process) {
         process.user.additional_gids.extend(&self.additional_gids);
         process.no_new_privileges |= self.no_new_privs;
+        process.cgroup.clone_from(&self.cgroup);
         let sets = &mut process.capabilities;
         for set in [&mut sets.bounding, &mut sets.effective, &mut sets.permitted] {
             let missing = self.cap.iter().filter(|cap| !set.contains(cap));
@@ -60,11 +64,36 @@ impl Added {
     }
 }
 
+/// A controller in front of a cgroup.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} names a controller, which has no cgroups of its own in version 2")]
+struct NamesController(String);
+
+/// A path as runc's option has it, `CONTROLLER:PATH` left out.
+fn cgroup(word: &str) -> Result<PathBuf, NamesController> {
+    match word.contains(':') {
+        true => Err(NamesController(word.to_owned())),
+        false => Ok(PathBuf::from(word)),
+    }
+}
+
 /// Writes the file that callers wait for, if they want one.
 pub(in crate::cli) fn write_pid_file(path: Option<&Path>, pid: u32) -> Result<(), Failure> {
     match path {
         None => Ok(()),
         Some(path) => write_pid(path, pid)
             .map_err(|source| DemandError::PidFile { path: path.to_owned(), source }.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cgroup_is_a_path_and_a_controller_is_refused() {
+        assert_eq!(cgroup("/").unwrap(), Path::new("/"));
+        assert_eq!(cgroup("a/b").unwrap(), Path::new("a/b"));
+        assert_eq!(cgroup("cpu:a"), Err(NamesController("cpu:a".to_owned())));
     }
 }

@@ -9,6 +9,7 @@ use serde_json::{Map, Value, json};
 use super::{known, visited};
 use crate::exit::Failure;
 use crate::oci::bundle;
+use crate::oci::cgroup::Group;
 use crate::oci::resources::{self, GUEST_OVERHEAD_BYTES};
 use crate::plan::limit_bytes;
 use crate::settings::Settings;
@@ -82,15 +83,18 @@ impl Update {
             }
             Some(path) => bundle::read::<LinuxResources>(path)?,
         };
-        let limits = resources::limits(&asked)?;
         let known = known(settings, &self.id)?;
+        // Of the host: what a guest says of its own limits is not believed.
+        let group = known.oci.cgroup.as_ref();
+        let cpu_max = group.map(Group::cpu_max).transpose()?.unwrap_or_default();
+        let limits = resources::changes(&asked, &cpu_max)?;
         let container = visited(settings, &self.id)?;
         let vm_bytes = known.oci.ram_bytes;
         let most = vm_bytes.saturating_sub(GUEST_OVERHEAD_BYTES);
         if vm_bytes > 0 && limits.memory_bytes.is_some_and(|bytes| bytes > most) {
             return Err(TooMuchMemory { id: self.id, vm_bytes, most }.into());
         }
-        if let Some(group) = &known.oci.cgroup {
+        if let Some(group) = group {
             group.set(&limits.host)?;
         }
         let name = container.record.name.to_string();

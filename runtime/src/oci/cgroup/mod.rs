@@ -156,6 +156,14 @@ impl Group {
         Self::Version2(Group2 { directory, unit: None })
     }
 
+    /// Quota and period as `cpu.max` has them, or nothing where the host has no such controller.
+    pub(crate) fn cpu_max(&self) -> Result<String, CgroupError> {
+        match self {
+            Self::Version1(group) => group.cpu_max(),
+            Self::Version2(group) => get(&group.directory.join("cpu.max")),
+        }
+    }
+
     /// Sets values, in order.
     pub(crate) fn set(&self, values: &Values) -> Result<(), CgroupError> {
         let Group2 { directory, unit } = match self {
@@ -244,6 +252,15 @@ fn write(place: &Path, values: &Values) -> Result<(), CgroupError> {
 
 fn put(file: &Path, value: &str) -> Result<(), CgroupError> {
     fs::write(file, value).map_err(at(file))
+}
+
+/// What stands in a file, without the end of its line; nothing where there is none.
+fn get(file: &Path) -> Result<String, CgroupError> {
+    match fs::read_to_string(file) {
+        Ok(text) => Ok(text.trim_end().to_owned()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
+        Err(error) => Err(at(file)(error)),
+    }
 }
 
 /// Waits for the last process to end, for as long as that should take.

@@ -13,7 +13,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde::{Deserialize, Serialize};
 
-use super::{CgroupError, ENDING_SECONDS, at, put, remove};
+use super::{CgroupError, ENDING_SECONDS, at, get, put, remove};
 use crate::oci::resources::Values;
 
 /// Files of a `cpuset` that have to say something before a process can be in it.
@@ -79,6 +79,16 @@ impl Group1 {
             }
         }
         Ok(())
+    }
+
+    /// Quota and period as version 2 has them in one file.
+    pub(super) fn cpu_max(&self) -> Result<String, CgroupError> {
+        let Some(directory) = self.directories.get("cpu") else { return Ok(String::new()) };
+        let period = get(&directory.join("cpu.cfs_period_us"))?;
+        Ok(match get(&directory.join("cpu.cfs_quota_us"))?.as_str() {
+            "-1" => format!("max {period}"),
+            quota => format!("{quota} {period}"),
+        })
     }
 
     /// Sets values, in order.
@@ -150,6 +160,7 @@ fn in_version_1(file: &str, value: &str) -> Vec<(&'static str, String)> {
             let period = ("cpu.cfs_period_us", period.to_owned());
             vec![period, ("cpu.cfs_quota_us", or_none(quota))]
         }
+        "cpu.max.burst" => vec![("cpu.cfs_burst_us", value.to_owned())],
         "cpuset.cpus" => vec![("cpuset.cpus", value.to_owned())],
         "cpuset.mems" => vec![("cpuset.mems", value.to_owned())],
         // 1 to 10,000, as 10 to 1000.
@@ -230,6 +241,7 @@ mod tests {
                 "max 100000",
                 &[("cpu.cfs_period_us", "100000"), ("cpu.cfs_quota_us", "-1")],
             ),
+            ("cpu.max.burst", "9", &[("cpu.cfs_burst_us", "9")]),
             ("io.weight", "default 10000", &[("blkio.weight", "1000")]),
             ("io.max", "8:0 wiops=600", &[("blkio.throttle.write_iops_device", "8:0 600")]),
         ] {
@@ -252,6 +264,11 @@ mod tests {
         };
         group.make().unwrap();
         group.set(&vec![("memory.max".to_owned(), (64 << 20).to_string())]).unwrap();
+        if group.directories.contains_key("cpu") {
+            assert_eq!(group.cpu_max().unwrap(), "max 100000");
+            group.set(&vec![("cpu.max".to_owned(), "150000 50000".to_owned())]).unwrap();
+            assert_eq!(group.cpu_max().unwrap(), "150000 50000");
+        }
         let limit = group.directories["memory"].join("memory.limit_in_bytes");
         assert_eq!(fs::read_to_string(limit).unwrap().trim(), (64 << 20).to_string());
         let mut process = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
