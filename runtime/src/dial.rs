@@ -66,6 +66,12 @@ pub(crate) fn attach(attach: &Attach) -> Vec<u8> {
 }
 
 impl Dialling {
+    /// Lets the guest take as long as it wants: one whose VM is stopped accepts when that goes on.
+    pub(crate) fn without_haste(self) -> Result<Self, DialError> {
+        self.stream.set_read_timeout(None).map_err(DialError::Socket)?;
+        Ok(self)
+    }
+
     /// Waits until the guest has accepted.
     pub(crate) fn connected(mut self) -> Result<UnixStream, DialError> {
         let port = self.port;
@@ -93,5 +99,18 @@ impl Dialling {
                 Err(DialError::NoConvention { port, answer })
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_guest_whose_vm_is_stopped_may_take_its_time() {
+        let (stream, _guest) = UnixStream::pair().unwrap();
+        stream.set_read_timeout(Some(ACCEPT)).unwrap();
+        let dialling = Dialling { stream, port: 1 }.without_haste().unwrap();
+        assert_eq!(dialling.stream.read_timeout().unwrap(), None);
     }
 }

@@ -11,7 +11,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::pidfd_send_signal;
 
 use crate::attend::{AttendError, Attendance, Wish};
-use crate::dial::{self, DialError};
+use crate::dial::{self, DialError, Dialling};
 use crate::relay::Front;
 use crate::sandbox::connect;
 use crate::session::{Session, SessionError};
@@ -29,6 +29,8 @@ pub(crate) struct Visited {
     dir: Dir,
     /// What is written about it.
     pub(crate) record: Record,
+    /// Whether a paused one is waited for, until it goes on.
+    waits: bool,
 }
 
 /// Why a running container could not be dealt with.
@@ -91,12 +93,17 @@ impl Visited {
         if !entry.alive {
             return Err(VisitError::NotRunning { name: entry.dir.name().to_string() });
         }
-        Ok(Self { record: entry.record?, dir: entry.dir })
+        Ok(Self { record: entry.record?, dir: entry.dir, waits: false })
     }
 
     /// A container of which all is known already.
     pub(crate) fn of(dir: Dir, record: Record) -> Self {
-        Self { dir, record }
+        Self { dir, record, waits: false }
+    }
+
+    /// The same, to be waited for while it is paused if `waits`.
+    pub(crate) fn waiting(self, waits: bool) -> Self {
+        Self { waits, ..self }
     }
 
     /// Runs a process more in it, with our standard streams, and gives back its exit code.
@@ -188,13 +195,17 @@ impl Visited {
     }
 
     fn session(&self) -> Result<Session, VisitError> {
-        if let Some(status @ (Status::Creating | Status::Paused)) =
-            self.record.oci.as_ref().map(|oci| oci.status)
+        let status = self.record.oci.as_ref().map(|oci| oci.status);
+        let waits = self.waits && status == Some(Status::Paused);
+        if let Some(status @ (Status::Creating | Status::Paused)) = status
+            && !waits
         {
             return Err(VisitError::Deaf { name: self.name(), status });
         }
-        let stream = dial::dial(&self.dir, proto::SESSION_PORT, b"")
-            .and_then(dial::Dialling::connected)
+        let dialling = dial::dial(&self.dir, proto::SESSION_PORT, b"");
+        let dialling = if waits { dialling.and_then(Dialling::without_haste) } else { dialling };
+        let stream = dialling
+            .and_then(Dialling::connected)
             .map_err(|source| VisitError::Dial { name: self.name(), source })?;
         Session::greet(stream).map_err(|source| VisitError::Session { name: self.name(), source })
     }

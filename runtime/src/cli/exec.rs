@@ -49,7 +49,7 @@ impl Exec {
         let host = host::facts(&self.process.env)?;
         let process = self.decide(&container.record, &host)?;
         let exec = host.id.short().to_owned();
-        let Added { detach, console_socket, pid_file, .. } = &self.added;
+        let Added { detach, console_socket, pid_file, ignore_paused, .. } = &self.added;
         if *detach || console_socket.is_some() {
             let name = container.record.name.clone();
             let console_socket = console_socket.as_deref().map(std::path::absolute).transpose()?;
@@ -59,6 +59,7 @@ impl Exec {
                 process: Box::new(process),
                 exec,
                 console_socket,
+                ignore_paused: *ignore_paused,
             };
             let pid = supervise::start(&order)?;
             super::oci::write_pid_file(pid_file.as_deref(), pid)?;
@@ -71,6 +72,7 @@ impl Exec {
         let tty = matches!(process.stdio, proto::spec::Stdio::Terminal { .. });
         let talks = tty && interactive && terminal::on_stdin();
         let _raw = talks.then(Raw::enter).transpose()?;
+        let container = container.waiting(*ignore_paused);
         Ok(container.exec(process, &exec, interactive, &signals, || ())?)
     }
 

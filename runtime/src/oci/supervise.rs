@@ -76,6 +76,8 @@ pub(crate) enum Order {
         exec: String,
         /// Where its terminal's master goes.
         console_socket: Option<PathBuf>,
+        /// Whether a paused container is waited for.
+        ignore_paused: bool,
     },
 }
 
@@ -167,8 +169,15 @@ pub(crate) fn main(socket: Option<&str>) -> Result<u8, Failure> {
             let console_socket = console_socket.as_deref();
             create(&settings, name, &bundle, console_socket, own_terminal, &mut caller)
         }
-        Order::Exec { settings, name, process, exec, console_socket } => {
-            added(&settings, &name, *process, &exec, console_socket.as_deref(), &mut caller)
+        Order::Exec { settings, name, process, exec, console_socket, ignore_paused } => {
+            let find = || -> Result<Visited, Failure> {
+                let entry = Root::open(&settings.root)?.find(name.as_ref())?;
+                Ok(Visited::new(entry)?.waiting(ignore_paused))
+            };
+            let console_socket = console_socket.as_deref();
+            find().and_then(|container| {
+                added(container, *process, &exec, console_socket, &mut caller)
+            })
         }
     };
     end.or_else(|failure| {
@@ -314,14 +323,12 @@ fn read_proc(guest: &Visited, files: Vec<String>) -> io::Result<Vec<(String, Str
 }
 
 fn added(
-    settings: &Settings,
-    name: &Name,
+    container: Visited,
     process: Process,
     exec: &str,
     console_socket: Option<&Path>,
     caller: &mut Option<OwnedFd>,
 ) -> Result<u8, Failure> {
-    let container = Visited::new(Root::open(&settings.root)?.find(name.as_ref())?)?;
     if let (Stdio::Terminal { size }, Some(socket)) = (process.stdio, console_socket) {
         console::take(socket, size)?;
     }

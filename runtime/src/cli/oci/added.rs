@@ -33,9 +33,9 @@ pub(in crate::cli) struct Added {
     /// Begin in PATH, a cgroup that is there, seen from the container's.
     #[arg(long, value_name = "PATH", value_parser = cgroup)]
     cgroup: Option<PathBuf>,
-    /// For other runtimes: a paused container's process waits for it to go on.
+    /// Wait for a paused container to go on.
     #[arg(long)]
-    ignore_paused: bool,
+    pub(in crate::cli) ignore_paused: bool,
     /// Pass N more descriptors. Only 0: descriptors do not go into a VM.
     #[arg(long, value_name = "N", default_value_t = 0)]
     preserve_fds: u32,
