@@ -293,14 +293,17 @@ fn a_guest_that_cannot_be_adopted_or_skips_it_is_not_used() {
     let told = a_container_in_a_guest_of_our_own().tell(|mut agent, _output| {
         agent.greets();
         let (adopt, _) = agent.hears();
+        // Said in the same breath: whoever hung up before it came would be heard of instead.
+        agent.hears();
         let message = "random generator: no".to_owned();
         agent.answers(adopt, Err(Fault { kind: FaultKind::System, message }));
     });
     assert_eq!(told.end.unwrap_err().to_string(), "random generator: no");
     let told = a_container_in_a_guest_of_our_own().tell(|mut agent, _output| {
         agent.greets();
-        let (adopt, _) = agent.hears();
-        agent.answers(adopt + 1, Ok(Reply::Created { pid: 2 }));
+        agent.hears();
+        let (create, _) = agent.hears();
+        agent.answers(create, Ok(Reply::Created { pid: 2 }));
     });
     let error = told.end.unwrap_err().to_string();
     assert!(error.contains("something else than it was asked: Created"), "{error}");

@@ -189,6 +189,7 @@ impl Instance {
         let began = Instant::now();
         let at = |name: &str| self.directory.join(name);
         self.clear()?;
+        machine::install()?;
         let key = ssh::new_key(&at("key"))?;
         serve_files(&paths::target(), &at("files"), &at("files.sock"))?;
 

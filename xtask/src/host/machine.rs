@@ -23,10 +23,15 @@ pub(super) enum Clock {
     Instructions,
 }
 
+/// Installs what a machine needs of this one, its file server among it.
+pub(super) fn install() -> Result<()> {
+    packages::install(PACKAGES)
+}
+
 /// A machine that is not started: a copy of the image, and `words` on the kernel's command line.
 /// Type, memory and serial ports are the caller's to add.
 pub(super) fn machine(image: &Image, clock: Clock, words: &str) -> Result<Command> {
-    packages::install(PACKAGES)?;
+    install()?;
     let mut qemu;
     let root = match clock {
         Clock::Real => {
