@@ -1,6 +1,6 @@
 //! `cargo xtask conformance`: what the field's own suites say of this runtime, and of others beside it.
 //!
-//! Every case runs alone in the emulated host, on one runtime after the other. A run of everything
+//! Every case runs alone in an emulated host, on one runtime after the other. A run of everything
 //! writes `docs/conformance.md`. It goes wrong if another runtime gets further than this one and nobody
 //! has said why, and if somebody has and it does not.
 
@@ -17,7 +17,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::host::Instance;
+use crate::host::{self, Instance};
 use crate::{build, paths, step};
 use outcome::Answers;
 use report::Report;
@@ -65,11 +65,26 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let up = Instance::of_checkout()?.up()?;
     let trial = Trial::prepare(&up, &outputs, &programs, ask)?;
 
-    let mut said = Vec::new();
-    for suite in suites {
+    let mut said: Vec<(&Suite, Said)> = Vec::new();
+    let mut cases = Vec::new();
+    for (place, suite) in suites.into_iter().enumerate() {
         let all = suite.cases(&trial)?;
-        let cases = chosen(&all, args.case.as_deref(), String::as_str)?;
-        said.push((suite, hear(&trial, suite, &cases, &runtimes)?));
+        for case in chosen(&all, args.case.as_deref(), String::as_str)? {
+            cases.push((place, suite, case.clone()));
+        }
+        said.push((suite, Said::new()));
+    }
+    let heard = host::share(cases, |up, next| {
+        let trial = Trial::prepare(up, &outputs, &programs, ask)?;
+        let mut heard = Vec::new();
+        while let Some((place, suite, case)) = next() {
+            let answers = hear(&trial, suite, &case, &runtimes)?;
+            heard.push((place, case, answers));
+        }
+        Ok(heard)
+    })?;
+    for (place, case, answers) in heard.into_iter().flatten() {
+        said[place].1.insert(case, answers);
     }
     if runtimes.len() < RUNTIMES.len() {
         return Ok(ExitCode::SUCCESS);
@@ -97,21 +112,23 @@ fn chosen<'a, T>(
     Ok(chosen)
 }
 
-/// Runs cases and prints what each said as soon as it has.
-fn hear(trial: &Trial, suite: &Suite, cases: &[&String], runtimes: &[&usize]) -> Result<Said> {
-    let mut said = Said::new();
-    for &case in cases {
-        for &&at in runtimes {
-            let place = &mut said.entry(case.clone()).or_default()[at];
-            let Some(answers) = trial.run(suite, case, RUNTIMES[at])? else { continue };
-            for (name, outcome) in &answers.outcomes {
-                println!("{:8} {:14} {name}: {outcome}", RUNTIMES[at], suite.name);
-            }
-            if let Some(how) = answers.broke {
-                println!("{:8} {:14} {case}: {how}", RUNTIMES[at], suite.name);
-            }
-            *place = Some(answers);
+/// Runs a case and prints what it said on each runtime as soon as it has.
+fn hear(
+    trial: &Trial<'_>,
+    suite: &Suite,
+    case: &str,
+    runtimes: &[&usize],
+) -> Result<[Option<Answers>; RUNTIMES.len()]> {
+    let mut said = <[Option<Answers>; RUNTIMES.len()]>::default();
+    for &&at in runtimes {
+        let Some(answers) = trial.run(suite, case, RUNTIMES[at])? else { continue };
+        for (name, outcome) in &answers.outcomes {
+            println!("{:8} {:14} {name}: {outcome}", RUNTIMES[at], suite.name);
         }
+        if let Some(how) = answers.broke {
+            println!("{:8} {:14} {case}: {how}", RUNTIMES[at], suite.name);
+        }
+        said[at] = Some(answers);
     }
     Ok(said)
 }

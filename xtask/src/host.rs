@@ -10,6 +10,7 @@ mod instance;
 mod machine;
 mod qmp;
 mod session;
+mod share;
 mod ssh;
 
 use std::ffi::OsStr;
@@ -24,6 +25,7 @@ pub(crate) use deterministic::run as run_deterministic;
 use instance::Found;
 pub(crate) use instance::{Instance, Up};
 pub(crate) use session::Session;
+pub(crate) use share::share;
 
 use crate::paths;
 

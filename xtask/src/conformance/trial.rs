@@ -91,7 +91,7 @@ impl<'a> Trial<'a> {
             step::quiet("copying the suites into the emulated host", &mut up.command(&words))
         })?;
         let output = format!("conformance/output-{}", answers.short());
-        let output = paths::target().join(output);
+        let output = paths::cache()?.join(output);
         let mut build = Key::new();
         for name in ["microvm", "vmlinux", "initramfs.cpio"] {
             build = build.file(name, &outputs.directory.join(name))?;

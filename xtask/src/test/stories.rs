@@ -3,19 +3,16 @@
 //! Stories look at the whole machine they are told on, so on one machine there is one at a time. A host
 //! that is free takes the next chapter.
 
-use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::{Mutex, PoisonError};
-use std::thread;
 
 use anyhow::{Context, Result};
 use serde_json::Value;
 
 use super::{Args, Count, listen};
 use crate::build::Outputs;
-use crate::host::{Instance, Up};
+use crate::host::{self, Up};
 use crate::toolchain::{self, TRIPLE};
 use crate::{run, step};
 
@@ -32,40 +29,16 @@ pub(super) fn tell(outputs: &Outputs, args: &Args, count: &mut Count) -> Result<
         listen(tests.stdout.take(), count)?;
         return Ok(tests.wait().context("the stories")?.success());
     }
-    let mut chapters = chapters(&program, args)?;
-    let processors = thread::available_parallelism().map_or(1, usize::from);
-    let hosts = Instance::several(processors.min(chapters.len()).max(1))?;
-    if chapters.is_empty() {
-        return Ok(true);
-    }
-    // The first of them makes the image that all have.
-    let first = hosts[0].up()?;
-    let (first, others) = (&first, &hosts[1..]);
-    let next = Mutex::new(std::mem::take(&mut chapters));
-    let next = || next.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
-    let read = |up: &Up| -> Result<(bool, Count)> {
+    let told = host::share(chapters(&program, args)?, |up, next| {
         let (mut well, mut count) = (true, Count::default());
         while let Some(chapter) = next() {
-            well &= read_chapter(
-                up,
-                &words(&program, args, Up::OUTPUTS.as_ref(), Some(&chapter)),
-                &mut count,
-            )?;
+            let words = words(&program, args, Up::OUTPUTS.as_ref(), Some(&chapter));
+            well &= read_chapter(up, &words, &mut count)?;
         }
         Ok((well, count))
-    };
-    let read = &read;
-    let told: Vec<_> = thread::scope(|scope| {
-        let first = scope.spawn(move || read(first));
-        let others: Vec<_> =
-            others.iter().map(|host| scope.spawn(move || read(&host.up()?))).collect();
-        let all = std::iter::once(first).chain(others);
-        all.map(|told| told.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
-            .collect()
-    });
+    })?;
     let mut well = true;
-    for told in told {
-        let (all, more) = told?;
+    for (all, more) in told {
         well &= all;
         *count += more;
     }
@@ -107,14 +80,14 @@ fn variable(name: &str, value: impl Into<OsString>) -> OsString {
 }
 
 /// The chapters in which there are stories that are wanted, in the program's order.
-fn chapters(program: &Path, args: &Args) -> Result<VecDeque<String>> {
+fn chapters(program: &Path, args: &Args) -> Result<Vec<String>> {
     let mut list = Command::new(program);
     list.arg("--list").args(&args.filter).env_remove("MICROVM");
     let listed = step::read("listing the stories", &mut list)?;
-    let mut chapters = VecDeque::new();
+    let mut chapters: Vec<String> = Vec::new();
     for (chapter, _) in listed.lines().filter_map(|story| story.split_once("::")) {
-        if chapters.back().is_none_or(|last| last != chapter) {
-            chapters.push_back(chapter.to_owned());
+        if chapters.last().is_none_or(|last| last != chapter) {
+            chapters.push(chapter.to_owned());
         }
     }
     Ok(chapters)
