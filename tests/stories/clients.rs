@@ -138,8 +138,9 @@ fn podman_gives_a_person_a_terminal() {
     let shown = terminal.read_until("done\r\n");
     assert!(shown.contains("29 87\r\n"), "{shown}");
     terminal.read_until("# ");
-    terminal.write("sleep 1000\n");
-    terminal.read_until("sleep 1000\r\n");
+    // Said by the job itself: it is in the foreground then, and the shell no longer reads keys.
+    terminal.write("sh -c 'echo re\"\"ady; exec sleep 1000'\n");
+    terminal.read_until("ready\r\n");
     terminal.write("\x03");
     terminal.read_until("# ");
     terminal.write("exit 6\n");

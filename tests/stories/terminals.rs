@@ -42,7 +42,8 @@ fn a_resized_window_is_resized_inside() {
 fn ctrl_c_interrupts_the_program_inside_and_not_us() {
     let house = House::new();
     let mut terminal = shell_in_a_terminal(&house, 24, 80);
-    terminal.write("echo re''ady; sleep 1000; echo code $''?\n");
+    // Said by the job itself: it is in the foreground then.
+    terminal.write("sh -c 'echo re\"\"ady; exec sleep 1000'; echo code $''?\n");
     terminal.read_until("ready\r\n");
     terminal.write("\x03");
     terminal.write("echo st''ill here\n");
