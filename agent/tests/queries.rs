@@ -148,7 +148,7 @@ fn what_a_container_puts_in_the_place_of_its_processes_is_not_read() {
     }
     let mut agent = Running::start();
     // Whoever opens a pipe that nobody writes to waits for ever.
-    let script = "mkfifo /pipe && mount --bind /pipe /proc/1/stat && echo up && exec sleep 1000";
+    let script = "mkfifo /pipe && mount --bind /pipe /proc/1/stat && echo up && sleep 1000";
     let mut spec = container(&agent.root("c"), &["sh", "-c", script]);
     spec.process.capabilities.bounding.push("CAP_SYS_ADMIN".into());
     spec.process.capabilities.effective.push("CAP_SYS_ADMIN".into());
@@ -163,7 +163,8 @@ fn what_a_container_puts_in_the_place_of_its_processes_is_not_read() {
         panic!("{}", guest::text(err));
     }
     let said = read_proc(&mut agent, &["1/stat", "1/cmdline"]);
-    assert_eq!(said, [("1/cmdline".to_owned(), "sleep\u{0}1000\u{0}".to_owned())]);
+    let said: Vec<_> = said.iter().map(|(file, _)| file.as_str()).collect();
+    assert_eq!(said, ["1/cmdline"]);
 
     let mut spec = container(&agent.root("d"), &["sleep", "1000"]);
     spec.process.stdio = NO_STREAMS;
