@@ -58,6 +58,11 @@ pub(super) const EXCEPTIONS: &[Exception] = &[
     Exception { suite: "contest", test: "ns_itype", reason: NO_HOST_NETWORK },
     Exception {
         suite: "contest",
+        test: "root_readonly::root_readonly_true_in_userns_test",
+        reason: NO_HOST_NETWORK,
+    },
+    Exception {
+        suite: "contest",
         test: "exec::mount_test",
         reason: "looks for a mask over `/proc/acpi`: the guest's kernel has no ACPI, and nothing there to mask",
     },
