@@ -14,12 +14,24 @@ fn processes(agent: &mut Running, name: &str) -> Vec<ProcessInfo> {
     }
 }
 
-fn read(agent: &mut Running, files: &[&str]) -> Vec<(String, String)> {
+fn files(
+    agent: &mut Running,
+    request: fn(String, Vec<String>) -> Request,
+    files: &[&str],
+) -> Vec<(String, String)> {
     let files = files.iter().map(|file| file.to_string()).collect();
-    match agent.host.call(Request::ReadCgroup { container: "c".into(), files }).unwrap() {
+    match agent.host.call(request("c".into(), files)).unwrap() {
         Reply::Files { files } => files,
         reply => panic!("files answered by {reply:?}"),
     }
+}
+
+fn read(agent: &mut Running, names: &[&str]) -> Vec<(String, String)> {
+    files(agent, |container, files| Request::ReadCgroup { container, files }, names)
+}
+
+fn read_proc(agent: &mut Running, names: &[&str]) -> Vec<(String, String)> {
+    files(agent, |container, files| Request::ReadProc { container, files }, names)
 }
 
 fn write(agent: &mut Running, file: &str, value: &str) -> Result<Reply, proto::message::Fault> {
@@ -109,14 +121,6 @@ fn cgroup_files_are_read_and_written_by_name_and_nothing_else_is() {
         let files = vec![name.to_owned()];
         let read = Request::ReadCgroup { container: "c".into(), files };
         assert_eq!(agent.host.call(read).unwrap_err().kind, FaultKind::InvalidSpec, "{name}");
-    }
-}
-
-fn read_proc(agent: &mut Running, files: &[&str]) -> Vec<(String, String)> {
-    let files = files.iter().map(|file| file.to_string()).collect();
-    match agent.host.call(Request::ReadProc { container: "c".into(), files }).unwrap() {
-        Reply::Files { files } => files,
-        reply => panic!("files answered by {reply:?}"),
     }
 }
 
