@@ -93,7 +93,14 @@ impl Group1 {
 
     /// Sets values, in order.
     pub(super) fn set(&self, values: &Values) -> Result<(), CgroupError> {
-        for (file, value) in values.iter().flat_map(|(file, value)| in_version_1(file, value)) {
+        let mut turned = Vec::new();
+        for (file, value) in values {
+            turned.extend(in_version_1(file, value).ok_or_else(|| {
+                let source = io::Error::other("version 1 of cgroups has no such limit");
+                CgroupError::Io { path: file.into(), source }
+            })?);
+        }
+        for (file, value) in turned {
             let controller = file.split('.').next().unwrap_or_default();
             let directory = self.directories.get(controller).ok_or_else(|| {
                 let source =
@@ -143,11 +150,11 @@ fn mounted(text: &str) -> BTreeMap<String, PathBuf> {
     hierarchies
 }
 
-/// What a file of version 2 and its value are in version 1.
-fn in_version_1(file: &str, value: &str) -> Vec<(&'static str, String)> {
+/// What a file of version 2 and its value are in version 1; `None` if that has no such thing.
+fn in_version_1(file: &str, value: &str) -> Option<Vec<(&'static str, String)>> {
     let or_none = |word: &str| if word == "max" { "-1".to_owned() } else { word.to_owned() };
     let number = |word: &str| word.parse::<u64>().unwrap_or_default();
-    match file {
+    Some(match file {
         "memory.max" => vec![("memory.limit_in_bytes", or_none(value))],
         // 1 to 10,000, as shares from 2 to 262,144.
         "cpu.weight" => {
@@ -170,8 +177,8 @@ fn in_version_1(file: &str, value: &str) -> Vec<(&'static str, String)> {
         }
         "io.bfq.weight" => vec![("blkio.weight_device", value.to_owned())],
         "io.max" => {
-            let Some((device, limit)) = value.split_once(' ') else { return vec![] };
-            let Some((what, rate)) = limit.split_once('=') else { return vec![] };
+            let (device, limit) = value.split_once(' ')?;
+            let (what, rate) = limit.split_once('=')?;
             let file = match what {
                 "rbps" => "blkio.throttle.read_bps_device",
                 "wbps" => "blkio.throttle.write_bps_device",
@@ -180,8 +187,8 @@ fn in_version_1(file: &str, value: &str) -> Vec<(&'static str, String)> {
             };
             vec![(file, format!("{device} {rate}"))]
         }
-        _ => vec![],
-    }
+        _ => return None,
+    })
 }
 
 /// Waits for the last process to end, for as long as that should take. Nothing tells of it but the
@@ -245,10 +252,11 @@ mod tests {
             ("io.weight", "default 10000", &[("blkio.weight", "1000")]),
             ("io.max", "8:0 wiops=600", &[("blkio.throttle.write_iops_device", "8:0 600")]),
         ] {
-            let said = in_version_1(file, value);
+            let said = in_version_1(file, value).unwrap();
             let said: Vec<_> = said.iter().map(|(file, value)| (*file, value.as_str())).collect();
             assert_eq!(said, wanted, "{file}");
         }
+        assert_eq!(in_version_1("cpu.uclamp.min", "5"), None);
     }
 
     /// On a machine that has version 1, with a process that is moved in from outside.
