@@ -116,7 +116,7 @@ fn names_and_clocks_are_the_containers_own_and_an_exec_shares_them() {
     agent.host.call(create("c", spec)).unwrap();
     agent.host.call(start("c")).unwrap();
     let id = exec("c", "x");
-    let [out, _] = [Stream::Stdout, Stream::Stderr].map(|stream| agent.attach(&id, stream));
+    let [out, _err] = [Stream::Stdout, Stream::Stderr].map(|s| agent.attach(&id, s));
     let script = "cat /proc/sys/kernel/domainname; cut -d. -f1 /proc/uptime; \
         sed 's/  */ /g' /proc/self/timens_offsets";
     let request = Request::Exec { process: id, spec: Box::new(process(&["sh", "-c", script])) };
