@@ -12,14 +12,6 @@ use proto::message::{ExitStatus, Fault, FaultKind, ProcessId, Request};
 use proto::spec::{Stdio, TerminalSize};
 use proto::stream::Stream;
 
-/// A container that does nothing for long enough.
-fn idle(agent: &mut Running) {
-    let mut spec = container(&agent.root("c"), &["sleep", "1000"]);
-    spec.process.stdio = NO_STREAMS;
-    agent.host.call(create("c", spec)).unwrap();
-    agent.host.call(start("c")).unwrap();
-}
-
 /// Asks for a process without streams.
 fn silent(process_id: &ProcessId, args: &[&str]) -> Request {
     let mut spec = process(args);
@@ -33,7 +25,7 @@ fn an_exec_joins_everything_and_its_status_is_its_own() {
         return;
     }
     let mut agent = Running::start();
-    idle(&mut agent);
+    agent.sleeper("c", |_| {});
 
     let id = exec("c", "one");
     let (out, err) = (agent.attach(&id, Stream::Stdout), agent.attach(&id, Stream::Stderr));
@@ -105,7 +97,7 @@ fn what_an_exec_leaves_running_does_not_keep_its_end_from_the_host() {
         return;
     }
     let mut agent = Running::start();
-    idle(&mut agent);
+    agent.sleeper("c", |_| {});
     let id = exec("c", "daemon");
     let (out, err) = (agent.attach(&id, Stream::Stdout), agent.attach(&id, Stream::Stderr));
     let script = "(sleep 1000; echo late) & echo early";
@@ -127,7 +119,7 @@ fn no_descriptor_of_the_agents_leads_out_of_a_container() {
         return;
     }
     let mut agent = Running::start();
-    idle(&mut agent);
+    agent.sleeper("c", |_| {});
     for number in 3..20 {
         for way in [format!("/proc/self/fd/{number}"), format!("/proc/self/fd/{number}/..")] {
             let mut spec = process(&["true"]);
@@ -145,7 +137,7 @@ fn an_exec_can_have_a_terminal_of_the_containers_own() {
         return;
     }
     let mut agent = Running::start();
-    idle(&mut agent);
+    agent.sleeper("c", |_| {});
     let id = exec("c", "shell");
     let terminal = agent.attach(&id, Stream::Terminal);
     let mut spec =
@@ -164,7 +156,7 @@ fn an_exec_is_forgotten_with_the_session_that_asked_for_it() {
         return;
     }
     let mut agent = Running::start();
-    idle(&mut agent);
+    agent.sleeper("c", |_| {});
     let (early, late) = (exec("c", "early"), exec("c", "late"));
     let mut session = agent.session();
     session.call(silent(&early, &["true"])).unwrap();
@@ -188,7 +180,7 @@ fn fifty_processes_at_once_each_have_their_own_output_and_status() {
         return;
     }
     let mut agent = Running::start();
-    idle(&mut agent);
+    agent.sleeper("c", |_| {});
     let mut running = Vec::new();
     for number in 0..50 {
         let id = exec("c", &number.to_string());
@@ -219,7 +211,7 @@ fn many_short_containers_and_processes_leave_nothing_in_the_agent() {
         spec.process.stdio = NO_STREAMS;
         agent.host.call(create("short", spec)).unwrap_err();
     };
-    idle(&mut agent);
+    agent.sleeper("c", |_| {});
     round(&mut agent);
     let before = agent.belongings();
     for number in 0..30 {

@@ -3,7 +3,7 @@
 mod guest;
 
 use guest::{
-    NO_STREAMS, Running, container, containers_work_here, create, exec, first, process, start, text,
+    NO_STREAMS, Running, container, containers_work_here, create, exec, first, process, text,
 };
 use proto::message::{ExitStatus, FaultKind, Request};
 use proto::spec::{Container, Device, IdMapping, Namespace, Stdio, TerminalSize};
@@ -21,7 +21,7 @@ const NAMESPACES: &str = "cd /proc/self/ns; for n in pid mnt ipc uts cgroup user
     readlink $n; done";
 
 /// With users of its own: 0 to 9999 are 100000 to 109999 of the guest.
-fn with_users(mut spec: Container) -> Container {
+fn give_users(spec: &mut Container) {
     // Places for mounts are made by the container's root, in a root that is its own.
     if let proto::spec::Root::Directory { path } = &spec.root {
         std::os::unix::fs::chown(path, Some(100_000), Some(200_000)).unwrap();
@@ -29,7 +29,6 @@ fn with_users(mut spec: Container) -> Container {
     spec.namespaces.push(Namespace::User);
     spec.uid_mappings = vec![IdMapping { container_id: 0, host_id: 100_000, size: 10_000 }];
     spec.gid_mappings = vec![IdMapping { container_id: 0, host_id: 200_000, size: 10_000 }];
-    spec
 }
 
 #[test]
@@ -108,13 +107,11 @@ fn names_and_clocks_are_the_containers_own_and_an_exec_shares_them() {
         return;
     }
     let mut agent = Running::start();
-    let mut spec = container(&agent.root("c"), &["sleep", "1000"]);
-    spec.process.stdio = NO_STREAMS;
-    spec.domainname = Some("example".into());
-    spec.namespaces.push(Namespace::Time);
-    spec.time_offsets = vec![("boottime".into(), 40_000_000, 0), ("monotonic".into(), 7, 5)];
-    agent.host.call(create("c", spec)).unwrap();
-    agent.host.call(start("c")).unwrap();
+    agent.sleeper("c", |spec| {
+        spec.domainname = Some("example".into());
+        spec.namespaces.push(Namespace::Time);
+        spec.time_offsets = vec![("boottime".into(), 40_000_000, 0), ("monotonic".into(), 7, 5)];
+    });
     let id = exec("c", "x");
     let [out, _err] = [Stream::Stdout, Stream::Stderr].map(|s| agent.attach(&id, s));
     let script = "cat /proc/sys/kernel/domainname; cut -d. -f1 /proc/uptime; \
@@ -142,7 +139,8 @@ fn users_of_a_containers_own_are_root_inside_and_nobody_outside() {
         head -c 3 /dev/zero | wc -c; echo open > /dev/null; stat -c %t:%T:%a:%u:%g /dev/own /dev/null; \
         hostname; mkdir /sys/fs/cgroup/x 2>&1; ls /sys/kernel | wc -l; cat /proc/keys | wc -c; \
         echo written > /dev/stdout; mknod /dev/shm/m c 1 3 2>&1";
-    let mut spec = with_users(container(&agent.root("c"), &["sh", "-c", script]));
+    let mut spec = container(&agent.root("c"), &["sh", "-c", script]);
+    give_users(&mut spec);
     for set in [
         &mut spec.process.capabilities.bounding,
         &mut spec.process.capabilities.effective,
@@ -176,10 +174,7 @@ fn an_exec_joins_the_users_of_a_container_and_can_have_a_terminal_there() {
         return;
     }
     let mut agent = Running::start();
-    let mut spec = with_users(container(&agent.root("c"), &["sleep", "1000"]));
-    spec.process.stdio = NO_STREAMS;
-    agent.host.call(create("c", spec)).unwrap();
-    agent.host.call(start("c")).unwrap();
+    agent.sleeper("c", give_users);
     let id = exec("c", "x");
     let [out, err] = [Stream::Stdout, Stream::Stderr].map(|stream| agent.attach(&id, stream));
     let script = "id -u; [ $(readlink /proc/1/ns/user) = $(readlink /proc/self/ns/user) ] && \

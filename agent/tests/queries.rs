@@ -45,10 +45,7 @@ fn processes_are_listed_with_who_they_are_the_oldest_first() {
         return;
     }
     let mut agent = Running::start();
-    let mut spec = container(&agent.root("c"), &["sleep", "1000"]);
-    spec.process.stdio = NO_STREAMS;
-    agent.host.call(create("c", spec)).unwrap();
-    agent.host.call(start("c")).unwrap();
+    agent.sleeper("c", |_| {});
     let mut ann = process(&["sleep", "2000"]);
     ann.stdio = NO_STREAMS;
     ann.user.who = proto::spec::Who::Name { name: "ann".into() };
@@ -96,11 +93,7 @@ fn cgroup_files_are_read_and_written_by_name_and_nothing_else_is() {
         return;
     }
     let mut agent = Running::start();
-    let mut spec = container(&agent.root("c"), &["sleep", "1000"]);
-    spec.process.stdio = NO_STREAMS;
-    spec.cgroup = vec![("cgroup.max.depth".into(), "7".into())];
-    agent.host.call(create("c", spec)).unwrap();
-    agent.host.call(start("c")).unwrap();
+    agent.sleeper("c", |spec| spec.cgroup = vec![("cgroup.max.depth".into(), "7".into())]);
 
     let wanted = ["cgroup.max.depth", "no.such.file", "cgroup.type"];
     let files = [("cgroup.max.depth", "7\n"), ("cgroup.type", "domain\n")];
@@ -130,10 +123,7 @@ fn a_container_s_processes_are_shown_by_the_numbers_they_have_there() {
         return;
     }
     let mut agent = Running::start();
-    let mut spec = container(&agent.root("c"), &["sleep", "1000"]);
-    spec.process.stdio = NO_STREAMS;
-    agent.host.call(create("c", spec)).unwrap();
-    agent.host.call(start("c")).unwrap();
+    agent.sleeper("c", |_| {});
     let said = read_proc(&mut agent, &[".", "1/cmdline", "1/stat", "1/ns/pid", "7/stat"]);
     let said: Vec<_> = said.iter().map(|(file, text)| (file.as_str(), text.as_str())).collect();
     let [numbers, command, stat, namespace] = said[..] else { panic!("{said:?}") };
@@ -170,11 +160,9 @@ fn what_a_container_puts_in_the_place_of_its_processes_is_not_read() {
     let said: Vec<_> = said.iter().map(|(file, _)| file.as_str()).collect();
     assert_eq!(said, ["1/cmdline"]);
 
-    let mut spec = container(&agent.root("d"), &["sleep", "1000"]);
-    spec.process.stdio = NO_STREAMS;
-    spec.mounts.retain(|mount| mount.destination != std::path::Path::new("/proc"));
-    agent.host.call(create("d", spec)).unwrap();
-    agent.host.call(start("d")).unwrap();
+    agent.sleeper("d", |spec| {
+        spec.mounts.retain(|mount| mount.destination != std::path::Path::new("/proc"));
+    });
     let none = Request::ReadProc { container: "d".into(), files: vec![".".into()] };
     assert_eq!(agent.host.call(none), Ok(Reply::Files { files: vec![] }));
 }

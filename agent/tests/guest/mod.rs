@@ -162,6 +162,15 @@ impl Running {
         (self.host.wait(&id), out, err)
     }
 
+    /// Starts a container that sleeps, as `change` would have it.
+    pub(crate) fn sleeper(&mut self, name: &str, change: impl FnOnce(&mut Container)) {
+        let mut spec = container(&self.root(name), &["sleep", "1000"]);
+        spec.process.stdio = NO_STREAMS;
+        change(&mut spec);
+        self.host.call(create(name, spec)).unwrap();
+        self.host.call(start(name)).unwrap();
+    }
+
     /// The shell's script in a container of its own.
     pub(crate) fn script(&mut self, name: &str, script: &str) -> (ExitStatus, String, String) {
         let root = self.root(name);
