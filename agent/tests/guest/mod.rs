@@ -1,6 +1,8 @@
 //! The agent as an ordinary process of this machine, on Unix sockets, and a host to talk to it.
 #![allow(dead_code, reason = "each file of tests uses its part of it")]
 
+mod asked;
+
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
@@ -11,8 +13,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use agent::{Agent, Doors, Ground, Guest, Refused, Session};
 use proto::frame::{self, Decoder};
 use proto::message::{Adoption, Answer, Call, ExitStatus, Fault, Hello, ProcessId, Reply, Request};
-use proto::spec::{Capabilities, Container, Mount, Process, Root, Stdio, User};
+use proto::spec::Container;
 use proto::stream::{Attach, Stream};
+
+pub(crate) use asked::*;
 
 /// An agent, alone in its pid and mount namespaces, so that nothing of it is left when it is gone.
 pub(crate) struct Running {
@@ -310,92 +314,6 @@ pub(crate) fn text(mut stream: UnixStream) -> String {
     let mut text = String::new();
     stream.read_to_string(&mut text).unwrap();
     text
-}
-
-/// The call that creates a container.
-pub(crate) fn create(name: &str, spec: Container) -> Request {
-    Request::Create { container: name.into(), spec: Box::new(spec) }
-}
-
-/// The call that starts it.
-pub(crate) fn start(name: &str) -> Request {
-    Request::Start { container: name.into() }
-}
-
-/// The call that waits for a process.
-pub(crate) fn wait(process: &ProcessId) -> Request {
-    Request::Wait { process: process.clone(), early: false }
-}
-
-/// No stream at all.
-pub(crate) const NO_STREAMS: Stdio = Stdio::Pipes { stdin: false, stdout: false, stderr: false };
-
-/// A container's first process.
-pub(crate) fn first(container: &str) -> ProcessId {
-    ProcessId { container: container.into(), exec: None }
-}
-
-/// One more process.
-pub(crate) fn exec(container: &str, name: &str) -> ProcessId {
-    ProcessId { container: container.into(), exec: Some(name.into()) }
-}
-
-/// A container as other engines make it.
-pub(crate) fn container(root: &Path, args: &[&str]) -> Container {
-    let mount = |destination: &str, kind: &str, options: &[&str]| Mount {
-        destination: destination.into(),
-        kind: Some(kind.into()),
-        source: Some(kind.into()),
-        share: None,
-        options: options.iter().map(|option| option.to_string()).collect(),
-    };
-    Container {
-        root: Root::Directory { path: root.into() },
-        readonly: false,
-        hostname: Some("box".into()),
-        mounts: vec![
-            mount("/proc", "proc", &["nosuid", "noexec", "nodev"]),
-            mount("/dev", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
-            mount(
-                "/dev/pts",
-                "devpts",
-                &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
-            ),
-            mount("/dev/shm", "tmpfs", &["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"]),
-            mount("/dev/mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
-            mount("/sys", "sysfs", &["nosuid", "noexec", "nodev", "ro"]),
-            mount("/sys/fs/cgroup", "cgroup", &["nosuid", "noexec", "nodev", "relatime", "ro"]),
-        ],
-        masked_paths: ["/proc/kcore", "/proc/keys", "/proc/acpi", "/proc/nope"]
-            .map(PathBuf::from)
-            .into(),
-        readonly_paths: ["/proc/sys", "/proc/nope"].map(PathBuf::from).into(),
-        process: process(args),
-        ..Container::default()
-    }
-}
-
-/// A process that writes to both of its outputs and reads nothing.
-pub(crate) fn process(args: &[&str]) -> Process {
-    let some: Vec<String> =
-        ["CAP_CHOWN", "CAP_KILL", "CAP_SETUID", "CAP_SETGID", "CAP_DAC_OVERRIDE"]
-            .map(String::from)
-            .into();
-    Process {
-        stdio: Stdio::Pipes { stdin: false, stdout: true, stderr: true },
-        user: User::default(),
-        args: args.iter().map(|arg| arg.to_string()).collect(),
-        env: vec!["PATH=/bin".into()],
-        cwd: "/".into(),
-        capabilities: Capabilities {
-            bounding: some.clone(),
-            effective: some.clone(),
-            permitted: some,
-            ..Capabilities::default()
-        },
-        no_new_privileges: true,
-        ..Process::default()
-    }
 }
 
 /// The agent's life in a child of the test: as PID 1 of namespaces of its own where that is allowed.
