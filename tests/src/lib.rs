@@ -5,8 +5,9 @@
 //! over the house checks that nothing was left behind.
 //!
 //! Two things come from outside: `MICROVM`, the file under test, and `MICROVM_DEMO`, the demo image's
-//! archive. `MICROVM_CHAPTER` may name the one chapter that is told. Without the first, or where that file finds no usable KVM, no story can run, and the
-//! runner counts each as ignored.
+//! archive. `MICROVM_SERVICES` may name a store of images of services for the stories about them, and
+//! `MICROVM_CHAPTER` the one chapter that is told. Without the first, or where that file finds no usable KVM,
+//! no story can run, and the runner counts each as ignored.
 
 pub mod belongings;
 mod bundle;
@@ -34,6 +35,11 @@ use std::time::Duration;
 /// The `microvm` file under test, from `MICROVM`.
 pub fn program() -> Option<PathBuf> {
     env::var_os("MICROVM").map(PathBuf::from)
+}
+
+/// A store with images of services in it, from `MICROVM_SERVICES`.
+pub fn services() -> Option<PathBuf> {
+    env::var_os("MICROVM_SERVICES").map(PathBuf::from)
 }
 
 /// Whether a chapter is told: all are, unless `MICROVM_CHAPTER` names one.

@@ -14,6 +14,7 @@ mod endings;
 mod hostile_guest;
 mod images;
 mod pipes;
+mod services;
 mod shares;
 mod soak;
 mod stdio;
@@ -61,6 +62,7 @@ const CHAPTERS: &[(&str, &[Story])] = &[
     ("soak", soak::STORIES),
     ("clients", clients::STORIES),
     ("systemd", systemd::STORIES),
+    ("services", services::STORIES),
 ];
 
 fn main() -> ExitCode {
@@ -88,10 +90,17 @@ fn main() -> ExitCode {
     if no_systemd {
         eprintln!("stories of systemd cannot be told here: it is not installed");
     }
+    let no_services = tests::services().is_none();
+    if no_services {
+        eprintln!(
+            "stories of services cannot be told here: MICROVM_SERVICES names no store of them"
+        );
+    }
     let chapters = CHAPTERS.iter().filter(|(chapter, _)| tests::is_told(chapter));
     let stories = chapters.flat_map(|&(chapter, stories)| {
         let hindered = hindrance.is_some() || chapter == "clients" && missing.is_some();
         let hindered = hindered || chapter == "systemd" && (missing.is_some() || no_systemd);
+        let hindered = hindered || chapter == "services" && no_services;
         stories.iter().map(move |&(name, tell)| (format!("{chapter}::{name}"), tell, hindered))
     });
     let trials = stories.map(|(name, tell, hindered)| {

@@ -15,6 +15,7 @@ mod packages;
 mod paths;
 mod rootfs;
 mod run;
+mod services;
 mod step;
 mod test;
 mod tidy;

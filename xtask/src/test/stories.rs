@@ -14,7 +14,10 @@ use super::{Args, Count, listen};
 use crate::build::Outputs;
 use crate::host::{self, Up};
 use crate::toolchain::{self, TRIPLE};
-use crate::{run, step};
+use crate::{run, services, step};
+
+/// The chapter that wants images of services.
+const SERVICES: &str = "services";
 
 /// The exit code of a test program of which some tests failed.
 const SOME_FAILED: u8 = 101;
@@ -22,17 +25,35 @@ const SOME_FAILED: u8 = 101;
 /// Tells those that are wanted. Says whether all was well.
 pub(super) fn tell(outputs: &Outputs, args: &Args, count: &mut Count) -> Result<bool> {
     let program = build()?;
+    let chapters = chapters(&program, args)?;
+    let services = match chapters.iter().any(|chapter| chapter == SERVICES) {
+        true => Some(services::store(outputs)?),
+        false => None,
+    };
+    let words = |directory: &Path, chapter: Option<&str>| {
+        let mut words = vec![
+            OsString::from("env"),
+            variable("MICROVM", directory.join("microvm")),
+            variable("MICROVM_DEMO", directory.join("demo.tar")),
+        ];
+        words.extend(args.soak.then(|| "MICROVM_SOAK=1".into()));
+        words.extend(services.as_ref().map(|store| variable("MICROVM_SERVICES", store)));
+        words.extend(chapter.map(|chapter| variable("MICROVM_CHAPTER", chapter)));
+        words.push(program.clone().into());
+        words.extend(args.filter.iter().map(OsString::from));
+        words
+    };
     if run::kvm_is_real(outputs)? {
-        let words = words(&program, args, &outputs.directory, None);
+        let words = words(&outputs.directory, None);
         let mut tests = Command::new(&words[0]);
         let mut tests = tests.args(&words[1..]).stdout(Stdio::piped()).spawn().context("env")?;
         listen(tests.stdout.take(), count)?;
         return Ok(tests.wait().context("the stories")?.success());
     }
-    let told = host::share(chapters(&program, args)?, |up, next| {
+    let told = host::share(chapters, |up, next| {
         let (mut well, mut count) = (true, Count::default());
         while let Some(chapter) = next() {
-            let words = words(&program, args, Up::OUTPUTS.as_ref(), Some(&chapter));
+            let words = words(Up::OUTPUTS.as_ref(), Some(&chapter));
             well &= read_chapter(up, &words, &mut count)?;
         }
         Ok((well, count))
@@ -55,20 +76,6 @@ fn read_chapter(up: &Up, words: &[OsString], count: &mut Count) -> Result<bool> 
         up.show_logs();
     }
     Ok(code == 0)
-}
-
-/// What tells a chapter, or all of them, with the outputs in `directory`.
-fn words(program: &Path, args: &Args, directory: &Path, chapter: Option<&str>) -> Vec<OsString> {
-    let mut words = vec![
-        OsString::from("env"),
-        variable("MICROVM", directory.join("microvm")),
-        variable("MICROVM_DEMO", directory.join("demo.tar")),
-    ];
-    words.extend(args.soak.then(|| "MICROVM_SOAK=1".into()));
-    words.extend(chapter.map(|chapter| variable("MICROVM_CHAPTER", chapter)));
-    words.push(program.into());
-    words.extend(args.filter.iter().map(OsString::from));
-    words
 }
 
 /// As `env` takes it.

@@ -1,0 +1,209 @@
+//! Images of programs that people run, made of Debian's packages.
+//!
+//! `mmdebstrap` and `umoci` make them once, and they are kept in the cache. On their way to the stories they
+//! take the road that a user's take: they are pushed to Debian's `docker-registry` on loopback, and `microvm`
+//! pulls them from there into a store that the stories share.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+
+use anyhow::{Context, Result};
+
+use crate::build::Outputs;
+use crate::cache::{self, Key};
+use crate::{packages, paths, step};
+
+/// What makes them, carries them, and serves them.
+const TOOLS: &[&str] = &["mmdebstrap", "umoci", "skopeo", "docker-registry"];
+
+const SUITE: &str = "trixie";
+
+/// An image of one layer.
+struct Service {
+    name: &'static str,
+    packages: &'static [&'static str],
+    /// Shell, before the packages are there and behind them, with the root in `$1`.
+    before: &'static str,
+    user: &'static str,
+    env: &'static str,
+    command: &'static [&'static str],
+}
+
+const SERVICES: &[Service] = &[
+    Service {
+        name: "redis",
+        packages: &["redis-server", "redis-tools"],
+        before: "",
+        user: "redis",
+        env: "",
+        command: &["redis-server", "--save", "", "--dir", "/var/lib/redis"],
+    },
+    Service {
+        name: "nginx",
+        packages: &["nginx-light", "curl"],
+        before: "",
+        user: "",
+        env: "",
+        command: &["nginx", "-g", "daemon off;"],
+    },
+    Service {
+        name: "postgres",
+        packages: &["postgresql"],
+        // The package would make a database of its own.
+        before: "mkdir -p \"$1/etc/postgresql-common\" && \
+                 echo 'create_main_cluster = false' > \"$1/etc/postgresql-common/createcluster.conf\"",
+        user: "postgres",
+        env: "PATH=/usr/lib/postgresql/17/bin:/usr/local/bin:/usr/bin:/bin",
+        command: &["postgres", "-D", "/var/lib/postgresql/data"],
+    },
+    Service {
+        name: "python",
+        packages: &["python3", "libpython3.13-testsuite"],
+        before: "",
+        user: "",
+        env: "",
+        command: &["python3"],
+    },
+    Service {
+        name: "node",
+        packages: &["nodejs"],
+        before: "",
+        user: "",
+        env: "",
+        command: &["node"],
+    },
+];
+
+/// A store with all of them in it, which the `microvm` among `outputs` has pulled.
+pub(crate) fn store(outputs: &Outputs) -> Result<PathBuf> {
+    packages::install(TOOLS)?;
+    let layout = layout()?;
+    let microvm = outputs.directory.join("microvm");
+    let key = Key::new().part("layout", layout.as_os_str().as_encoded_bytes());
+    let key = key.file("microvm", &microvm)?.short();
+    let place = paths::target().join("services");
+    let store = place.join(&key);
+    if store.is_dir() {
+        return Ok(store);
+    }
+    if place.is_dir() {
+        fs::remove_dir_all(&place).with_context(|| place.display().to_string())?;
+    }
+    let half = place.join("half");
+    fs::create_dir_all(&half).with_context(|| half.display().to_string())?;
+    let registry = Registry::serve(&place)?;
+    for Service { name, .. } in SERVICES {
+        let image = format!("{}/debian/{name}", registry.host);
+        let mut push = Command::new("skopeo");
+        push.args(["copy", "--quiet", "--insecure-policy", "--dest-tls-verify=false"]);
+        push.arg(format!("oci:{}:{name}", layout.display())).arg(format!("docker://{image}"));
+        step::quiet(&format!("{name}: pushing"), &mut push)?;
+        let call = |words: &[&str]| {
+            let mut call = Command::new(&microvm);
+            call.arg("--store").arg(&half).args(words);
+            call
+        };
+        step::quiet(&format!("{name}: pulling"), &mut call(&["pull", "--quiet", &image]))?;
+        step::quiet(&format!("{name}: naming"), &mut call(&["tag", &image, name]))?;
+    }
+    drop(registry);
+    fs::rename(&half, &store).with_context(|| store.display().to_string())?;
+    Ok(store)
+}
+
+/// An OCI layout with all of them in it, from the cache.
+fn layout() -> Result<PathBuf> {
+    let key = Key::new().part("recipe", include_str!("services.rs"));
+    Ok(cache::entry("services", &key, build)?.join("layout"))
+}
+
+fn build(entry: &Path) -> Result<()> {
+    let (layout, tar) = (entry.join("layout"), entry.join("root.tar"));
+    let umoci = |verb: &[&str], place: &str| {
+        let mut umoci = Command::new("umoci");
+        umoci.args(verb).arg(place);
+        umoci
+    };
+    let place = layout.display().to_string();
+    step::quiet("images of services: a place", &mut umoci(&["init", "--layout"], &place))?;
+    for service in SERVICES {
+        let mut mmdebstrap = Command::new("mmdebstrap");
+        mmdebstrap.args(["--variant=minbase", "--dpkgopt=force-unsafe-io"]);
+        let left_out = ["man", "locale", "doc"];
+        mmdebstrap
+            .args(left_out.map(|it| format!("--dpkgopt=path-exclude=/usr/share/{it}/*")))
+            .arg(format!("--include={}", service.packages.join(",")))
+            .args(
+                (!service.before.is_empty())
+                    .then(|| format!("--essential-hook={}", service.before)),
+            )
+            .arg(SUITE)
+            .arg(&tar);
+        let name = service.name;
+        step::quiet(&format!("{name}: installing Debian {SUITE}"), &mut mmdebstrap)?;
+        let image = format!("{place}:{name}");
+        let what = format!("{name}: making the image");
+        step::quiet(&what, &mut umoci(&["new", "--image"], &image))?;
+        let mut layer = umoci(&["raw", "add-layer", "--image"], &image);
+        step::quiet(&what, layer.arg(&tar))?;
+        let mut config = umoci(&["config", "--image"], &image);
+        for word in service.command {
+            config.args(["--config.cmd", word]);
+        }
+        if !service.user.is_empty() {
+            config.args(["--config.user", service.user]);
+        }
+        if !service.env.is_empty() {
+            config.args(["--config.env", service.env]);
+        }
+        step::quiet(&what, &mut config)?;
+        fs::remove_file(&tar).with_context(|| tar.display().to_string())?;
+    }
+    step::quiet("images of services: tidying", &mut umoci(&["gc", "--layout"], &place))
+}
+
+/// A registry on loopback, as long as it lives.
+struct Registry {
+    process: Child,
+    host: String,
+}
+
+impl Registry {
+    /// With its files below `place`.
+    fn serve(place: &Path) -> Result<Self> {
+        let config = place.join("registry.yml");
+        let rootdirectory = place.join("registry");
+        let said = format!(
+            "version: 0.1\nlog: {{ level: info, formatter: text }}\n\
+             storage: {{ filesystem: {{ rootdirectory: {} }} }}\nhttp: {{ addr: 127.0.0.1:0 }}\n",
+            rootdirectory.display()
+        );
+        fs::write(&config, said).with_context(|| config.display().to_string())?;
+        let mut serve = Command::new("setpriv");
+        serve.args(["--pdeathsig", "KILL", "docker-registry", "serve"]).arg(&config);
+        serve.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut process = serve.spawn().context("docker-registry")?;
+        let log = process.stderr.take().context("docker-registry says nothing")?;
+        let mut registry = Self { process, host: String::new() };
+        let mut lines = BufReader::new(log).lines().map_while(Result::ok);
+        let line = lines.find(|line| line.contains("listening on "));
+        let host = line.as_ref().and_then(|line| {
+            line.split_once("listening on ")?.1.split(['"', ',']).next().map(str::to_owned)
+        });
+        registry.host = host.context("docker-registry ended")?;
+        // Nobody else reads what it says, and it must not stop for that.
+        thread::spawn(move || lines.for_each(drop));
+        Ok(registry)
+    }
+}
+
+impl Drop for Registry {
+    fn drop(&mut self) {
+        // It may have ended by itself, which is as well.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
