@@ -62,6 +62,8 @@ pub(crate) struct Parts {
     pub(crate) beginning: Beginning,
     /// The root's disk, unless the root is a share.
     pub(crate) disk: Option<File>,
+    /// The disk it writes to, if it has one. Only a VM with the other disk does.
+    pub(crate) storage: Option<File>,
     /// The way to the server of the host's files, if the guest sees any.
     pub(crate) files: Option<OwnedFd>,
     /// Where clients of the guest's ports come.
@@ -121,11 +123,19 @@ impl Vm {
     /// Starts a VM.
     pub(crate) fn start(mut parts: Parts) -> Result<Self, StartError> {
         let has_every_slot = !matches!(parts.beginning, Beginning::Boot);
-        if has_every_slot && parts.disk.is_none() {
-            parts.disk = Some(no_disk()?);
+        if has_every_slot {
+            for slot in [&mut parts.disk, &mut parts.storage] {
+                if slot.is_none() {
+                    *slot = Some(no_disk()?);
+                }
+            }
         }
-        let sectors = |disk: &File| Ok((&*disk).seek(SeekFrom::End(0))? / SECTOR);
-        let disk_sectors = parts.disk.iter().map(sectors).collect::<io::Result<_>>()?;
+        // What a VM is made from, and what it writes to.
+        let disks = parts.disk.iter().map(|disk| (disk, true));
+        let disks: Vec<_> = disks.chain(parts.storage.iter().map(|disk| (disk, false))).collect();
+        let sectors = |mut disk: &File| Ok(disk.seek(SeekFrom::End(0))? / SECTOR);
+        let disk_sectors =
+            disks.iter().map(|(disk, _)| sectors(disk)).collect::<io::Result<_>>()?;
         let (control, control_theirs) =
             socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
                 .map_err(io::Error::from)?;
@@ -147,8 +157,8 @@ impl Vm {
                     command_line: String::new(),
                 },
             },
-            disks: (parts.disk.iter())
-                .map(|disk| Some(DiskSpec { image: inherited(disk), read_only: true }))
+            disks: (disks.iter())
+                .map(|&(disk, read_only)| Some(DiskSpec { image: inherited(disk), read_only }))
                 .collect(),
             vsock: VsockSpec {
                 guest_cid: GUEST_CID,
@@ -260,7 +270,8 @@ impl Vm {
 
 impl Drop for Vm {
     fn drop(&mut self) {
-        // It holds nothing that has to be written back: its disks are read-only, its memory is its own.
+        // It holds nothing that has to be written back: what its guest wrote to a disk is in the host's kernel, its
+        // memory is its own.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

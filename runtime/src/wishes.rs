@@ -40,6 +40,12 @@ pub(crate) struct Wishes {
     #[arg(short, long = "volume", value_name = "SRC:DST[:ro]")]
     #[serde(default)]
     pub(crate) volumes: Vec<String>,
+    /// Where what the container writes to its root goes: a disk of its own, which stays until the container is
+    /// removed and is mounted again by `start` (size=10G), or the VM's memory (type=memory,size=256m). [default:
+    /// half of the VM's memory]
+    #[arg(long, value_name = "size=SIZE[,KEY=VALUE...]")]
+    #[serde(default)]
+    pub(crate) storage: Option<String>,
     /// The container cannot write to its root.
     #[arg(long)]
     pub(crate) read_only: bool,

@@ -17,6 +17,7 @@ mod pipes;
 mod shares;
 mod soak;
 mod stdio;
+mod storage;
 mod systemd;
 mod terminals;
 mod walk;
@@ -51,6 +52,7 @@ const CHAPTERS: &[(&str, &[Story])] = &[
     ("bad_input", bad_input::STORIES),
     ("images", images::STORIES),
     ("shares", shares::STORIES),
+    ("storage", storage::STORIES),
     ("crashes", crashes::STORIES),
     ("hostile_guest", hostile_guest::STORIES),
     ("bundles", bundles::STORIES),
