@@ -148,6 +148,7 @@ pub(crate) fn run(
             .and_then(|before| before.storage.clone())
             .unwrap_or_else(|| storage::path(&settings.store, &settings.root, &id)),
         bytes: storage.bytes,
+        limits: storage.limits,
     });
     let planned = Planned {
         storage,

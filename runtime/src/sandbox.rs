@@ -13,6 +13,7 @@ use std::path::PathBuf;
 use image::Digest;
 use proto::message::{ExitStatus, ProcessId};
 use proto::stream::{Attach, Stream};
+use vmm::spec::DiskLimits;
 
 use crate::attend::{AttendError, Attendance, Held, Wish};
 use crate::dial::{self, DialError};
@@ -30,7 +31,7 @@ use crate::storage::{self, StorageError};
 use crate::template::Template;
 use crate::timeline::Timeline;
 use crate::undo::Undo;
-use crate::vm::{Beginning, Parts, StartError, Vm};
+use crate::vm::{self, Beginning, Parts, StartError, Vm};
 use crate::wishes::Wishes;
 
 /// A container that is decided, with everything it needs opened; nothing is made yet.
@@ -78,6 +79,8 @@ pub(crate) struct Storage {
     pub(crate) path: PathBuf,
     /// Its size, if it is to be made.
     pub(crate) bytes: u64,
+    /// How fast it may be.
+    pub(crate) limits: DiskLimits,
 }
 
 /// A container that has its directory. Dropping it removes all trace of the container.
@@ -180,7 +183,7 @@ impl Planned {
 impl Storage {
     /// The disk of `planned`, which is ours by now: the one it had, or a new one.
     fn provide(self, planned: &Planned, traces: &mut Undo) -> Result<File, StorageError> {
-        let Self { path, bytes } = self;
+        let Self { path, bytes, .. } = self;
         if planned.again.is_some() {
             return storage::open(&path);
         }
@@ -229,7 +232,11 @@ impl Claimed {
     pub(crate) fn boot(self, timeline: &Timeline) -> Result<Running, BootError> {
         let Self { mut traces, record, mut planned, claim } = self;
         let storage = match planned.storage.take() {
-            Some(storage) => Some(storage.provide(&planned, &mut traces)?),
+            Some(storage) => {
+                let limits = storage.limits;
+                let file = storage.provide(&planned, &mut traces)?;
+                Some(vm::Storage { file, limits })
+            }
             None => None,
         };
         let listener = UnixListener::bind(claim.dir.socket_path()).map_err(|source| {

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Signal, kill_process};
 use tests::House;
@@ -16,6 +17,9 @@ crate::stories![
     a_container_without_a_disk_starts_from_its_image_again,
     a_read_only_root_is_one_with_a_disk_too,
     a_start_that_fails_leaves_the_container_as_it_was,
+    what_a_container_gives_up_is_room_on_the_host_again,
+    a_disk_is_as_slow_as_it_was_asked_to_be,
+    a_disk_has_a_queue_for_each_cpu,
     storage_that_cannot_be_is_refused_by_the_word,
 ];
 
@@ -200,6 +204,49 @@ fn a_start_that_fails_leaves_the_container_as_it_was() {
     house.call(["start", "box"]).expect_code(0);
     assert_eq!(house.call(["wait", "box"]).expect_code(0).text(), "7\n");
     house.call(["rm", "box"]).expect_code(0);
+    house.expect_nothing_left();
+}
+
+fn what_a_container_gives_up_is_room_on_the_host_again() {
+    let house = House::new();
+    let script = "dd if=/dev/urandom of=/large bs=1M count=64; sync; echo full; read; rm /large";
+    let options = ["run", "-i", "--name", "box", "--storage", "size=1g"];
+    let mut running = house.start([&options[..], &["demo", "sh", "-c", script]].concat());
+    running.read_until("full\n");
+    let [disk] = &house.disks()[..] else { panic!("not one disk: {:?}", house.disks()) };
+    let taken = || fs::metadata(disk).unwrap().blocks() * 512;
+    let full = taken();
+    assert!(full >= 64 << 20, "{full} bytes");
+    running.write(b"\n");
+    running.finish().expect_code(0);
+    let rest = taken();
+    assert!(rest <= full - (60 << 20), "{full} bytes and then {rest}");
+    house.call(["rm", "box"]).expect_code(0);
+    house.expect_nothing_left();
+}
+
+fn a_disk_is_as_slow_as_it_was_asked_to_be() {
+    let house = House::new();
+    let script = "dd if=/dev/zero of=/large bs=1M count=16 conv=fsync";
+    let storage = "size=1g,bps=4m,bps-burst=1m";
+    let begin = Instant::now();
+    house.call(["run", "--rm", "--storage", storage, "demo", "sh", "-c", script]).expect_code(0);
+    // 15 of 16 MiB at 4 MiB a second.
+    assert!(begin.elapsed() >= Duration::from_millis(3700), "{:?}", begin.elapsed());
+    house.expect_nothing_left();
+}
+
+fn a_disk_has_a_queue_for_each_cpu() {
+    let house = House::new();
+    let script = "for disk in vda vdb; do ls /sys/block/$disk/mq | wc -l; done; \
+                  for i in 1 2 3 4; do dd if=/dev/zero of=/$i bs=1M count=4 conv=fsync & done; wait; \
+                  cat /1 /2 /3 /4 | wc -c";
+    for (cpus, queues) in [("1", "1\n1"), ("3", "3\n3")] {
+        let args =
+            ["run", "--rm", "--cpus", cpus, "--storage", "size=1g", "demo", "sh", "-c", script];
+        let text = house.call(args).expect_code(0).text();
+        assert_eq!(text, format!("{queues}\n{}\n", 16 << 20));
+    }
     house.expect_nothing_left();
 }
 
