@@ -185,13 +185,16 @@ impl Default for Container {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "from", rename_all = "snake_case")]
 pub enum Root {
-    /// A read-only EROFS disk, with an upper layer in the guest's memory on top.
+    /// A read-only EROFS disk, with an upper layer on top.
     Disk {
         /// Which of the VM's disks, counted from 0 in the order of their slots.
         index: u8,
-        /// The most the upper layer may hold, in bytes; `None` is half of the guest's memory.
+        /// The most an upper layer in the guest's memory may hold, in bytes; `None` is half of that memory.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         upper_bytes: Option<u64>,
+        /// The disk that the upper layer is on, an ext4 one; `None` is the guest's memory.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        upper_disk: Option<u8>,
     },
     /// A directory that stands in the guest already.
     Directory {
@@ -207,7 +210,7 @@ pub enum Root {
 
 impl Default for Root {
     fn default() -> Self {
-        Self::Disk { index: 0, upper_bytes: None }
+        Self::Disk { index: 0, upper_bytes: None, upper_disk: None }
     }
 }
 

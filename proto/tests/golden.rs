@@ -86,7 +86,7 @@ fn hello_stands() {
 #[test]
 fn calls_about_a_container_stand() {
     let spec = Container {
-        root: Root::Disk { index: 0, upper_bytes: None },
+        root: Root::Disk { index: 0, upper_bytes: None, upper_disk: None },
         readonly: false,
         hostname: None,
         mounts: vec![],
@@ -248,8 +248,12 @@ fn a_full_container_stands() {
     );
     stands(spec, json);
     stands(
-        Root::Disk { index: 3, upper_bytes: Some(4096) },
+        Root::Disk { index: 3, upper_bytes: Some(4096), upper_disk: None },
         r#"{"from":"disk","index":3,"upper_bytes":4096}"#,
+    );
+    stands(
+        Root::Disk { index: 0, upper_bytes: None, upper_disk: Some(1) },
+        r#"{"from":"disk","index":0,"upper_disk":1}"#,
     );
 }
 

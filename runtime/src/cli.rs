@@ -13,6 +13,7 @@ mod progress;
 mod prune;
 mod ps;
 mod pull;
+mod restart;
 mod rm;
 mod rmi;
 mod run;
@@ -93,6 +94,7 @@ enum Verb {
     Wait(wait::Wait),
     Kill(kill::Kill),
     Stop(stop::Stop),
+    Restart(restart::Restart),
     Rm(rm::Rm),
     Pull(pull::Pull),
     Load(load::Load),
@@ -150,6 +152,7 @@ fn call(cli: Cli) -> Result<u8, Failure> {
         Verb::Wait(verb) => verb.call(&settings),
         Verb::Kill(verb) => verb.call(&settings),
         Verb::Stop(verb) => verb.call(&settings),
+        Verb::Restart(verb) => verb.call(&settings),
         Verb::Rm(verb) => verb.call(&settings),
         Verb::Pull(verb) => verb.call(&settings),
         Verb::Load(verb) => verb.call(&settings),

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::exit::Failure;
 use crate::run;
 use crate::settings::Settings;
-use crate::state::record::Id;
+use crate::state::record::{Id, Record};
 use crate::timeline::Timeline;
 use crate::vm::THIS_PROGRAM;
 use crate::wishes::Wishes;
@@ -24,6 +24,7 @@ pub(crate) const VERB: &str = "supervise";
 struct Order {
     settings: Settings,
     wishes: Wishes,
+    again: Option<Record>,
 }
 
 /// What the supervisor answers, once.
@@ -45,9 +46,14 @@ pub(crate) enum DetachError {
     Silent,
 }
 
-/// Starts a supervisor in the background; gives back its container's id once that runs.
-pub(crate) fn start(settings: Settings, wishes: Wishes) -> Result<Id, Failure> {
-    let order = serde_json::to_vec(&Order { settings, wishes })?;
+/// Starts a supervisor in the background; gives back its container's id once that runs. With `again` it is the
+/// one that this was written about.
+pub(crate) fn start(
+    settings: Settings,
+    wishes: Wishes,
+    again: Option<Record>,
+) -> Result<Id, Failure> {
+    let order = serde_json::to_vec(&Order { settings, wishes, again })?;
     let mut child = Command::new(THIS_PROGRAM)
         .arg0("microvm")
         .arg(VERB)
@@ -73,12 +79,12 @@ pub(crate) fn start(settings: Settings, wishes: Wishes) -> Result<Id, Failure> {
 pub(crate) fn supervise() -> Result<u8, Failure> {
     let mut order = Vec::new();
     io::stdin().read_to_end(&mut order)?;
-    let Order { settings, wishes } = serde_json::from_slice(&order)?;
+    let Order { settings, wishes, again } = serde_json::from_slice(&order)?;
     // Whoever started us may end, with its terminal and all of its session.
     rustix::process::setsid()?;
     let timeline = Timeline::new(settings.timeline.is_some());
     let mut answered = false;
-    let end = run::run(&settings, &wishes, &timeline, |id| {
+    let end = run::run(&settings, &wishes, again, &timeline, |id| {
         answered = true;
         answer(&Answer::Started(id.clone()));
     });

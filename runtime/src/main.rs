@@ -30,6 +30,7 @@ mod settings;
 mod shares;
 mod signals;
 mod state;
+mod storage;
 mod template;
 mod terminal;
 mod timeline;

@@ -2,6 +2,7 @@
 
 mod defaults;
 mod shares;
+mod storage;
 mod values;
 
 use std::collections::BTreeMap;
@@ -15,6 +16,8 @@ use crate::state::record::{BadName, Id, Name};
 use crate::wishes::{ProcessWishes, Wishes};
 
 pub(crate) use self::shares::{ROOT, Shared};
+pub(crate) use self::storage::Storage;
+use self::storage::Upper;
 pub(crate) use self::values::{USUAL_RAM_BYTES, limit_bytes, signal_number};
 
 /// What a plan has to know about this machine and the caller.
@@ -31,6 +34,10 @@ pub(crate) struct Host {
     /// A fresh id.
     pub(crate) id: Id,
 }
+
+/// The slots of a VM's disks: what it is made from, and what it writes to.
+const IMAGE_SLOT: u8 = 0;
+const STORAGE_SLOT: u8 = 1;
 
 /// A container and its VM, decided to the last detail.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,6 +58,8 @@ pub(crate) struct Plan {
     pub(crate) labels: Labels,
     /// What of the host it sees.
     pub(crate) shares: Vec<Shared>,
+    /// The disk it writes to, if it has one.
+    pub(crate) storage: Option<Storage>,
 }
 
 /// Why something cannot be done as it was asked for.
@@ -112,6 +121,17 @@ pub(crate) enum PlanError {
         /// What was said.
         word: String,
     },
+    /// A place for what is written that is none.
+    #[error("--storage {word:?}: {what}")]
+    Storage {
+        /// What was said.
+        word: String,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// What is written goes to the directory itself.
+    #[error("--storage is for images: what is written to --rootfs goes there")]
+    StorageOfDirectory,
     /// A working directory that depends on where one is.
     #[error("--workdir {word:?} is not an absolute path")]
     Workdir {
@@ -181,16 +201,18 @@ pub(crate) fn container(
     });
     let (volumes, mounts): (Vec<_>, Vec<_>) = shares::volumes(&wishes.volumes)?.into_iter().unzip();
     let (vcpus, ram_bytes) = size(wishes.memory.as_deref(), wishes.cpus.as_deref(), host)?;
+    let (root_of_container, storage) = match (&root, wishes.storage.as_deref()) {
+        (Some(_), Some(_)) => return Err(PlanError::StorageOfDirectory),
+        (Some(root), None) => (Root::Share { name: root.name.clone() }, None),
+        (None, word) => over_image(storage::upper(word, ram_bytes)?),
+    };
     Ok(Plan {
         id: host.id.clone(),
         name,
         vcpus,
         ram_bytes,
         container: Container {
-            root: match &root {
-                Some(root) => Root::Share { name: root.name.clone() },
-                None => Root::Disk { index: 0, upper_bytes: None },
-            },
+            root: root_of_container,
             readonly: wishes.read_only,
             hostname: Some(hostname),
             mounts: [defaults::mounts(), mounts].concat(),
@@ -207,7 +229,17 @@ pub(crate) fn container(
             .and_then(|word| signal_number(word).ok())
             .unwrap_or(Signal::SIGTERM as i32),
         shares: root.into_iter().chain(volumes).collect(),
+        storage,
     })
+}
+
+/// A root made of an image and of what is written over it, and the disk for that.
+fn over_image(upper: Upper) -> (Root, Option<Storage>) {
+    let (upper_bytes, upper_disk, storage) = match upper {
+        Upper::Memory { bytes } => (Some(bytes), None, None),
+        Upper::Disk(storage) => (None, Some(STORAGE_SLOT), Some(storage)),
+    };
+    (Root::Disk { index: IMAGE_SLOT, upper_bytes, upper_disk }, storage)
 }
 
 /// The size of a VM, in virtual CPUs and bytes of memory, in the words of the command line.

@@ -8,12 +8,13 @@ use crate::host::{self, HostError};
 use crate::kvm::KvmError;
 use crate::plan::{self, PlanError};
 use crate::platform::{self, Platform, PlatformError};
-use crate::sandbox::{BootError, Disk, Planned};
+use crate::sandbox::{BootError, Disk, Planned, Storage};
 use crate::settings::Settings;
 use crate::shares::{Share, ShareError};
 use crate::signals::Signals;
-use crate::state::record::Id;
+use crate::state::record::{Id, Record};
 use crate::state::{Root, StateError};
+use crate::storage;
 use crate::template::{self, TemplateError};
 use crate::terminal::{self, Raw};
 use crate::timeline::Timeline;
@@ -86,19 +87,26 @@ pub(crate) enum RunError {
     },
 }
 
-/// Runs a container and gives back its exit code. `started` hears its id when it runs.
+/// Runs a container and gives back its exit code. `started` hears its id when it runs. With `again` it is the one
+/// that this was written about, which has ended: what runs in it, and as whom, stands there.
 pub(crate) fn run(
     settings: &Settings,
     wishes: &Wishes,
+    again: Option<Record>,
     timeline: &Timeline,
     started: impl FnOnce(&Id),
 ) -> Result<u8, RunError> {
     let (image, _) = plan::source_and_command(wishes)?;
-    let host = host::facts(&wishes.process.env)?;
+    let mut host = host::facts(&wishes.process.env)?;
+    if let Some(before) = &again {
+        host.id = before.id.clone();
+    }
     let (config, disk) = match &wishes.rootfs {
         Some(_) => (image::Config::default(), None),
         None => {
-            let found = image::Store::open(&settings.store)?.find(image)?;
+            // Its name may be another's by now.
+            let before = again.as_ref().and_then(|before| before.image_id.as_deref());
+            let found = image::Store::open(&settings.store)?.find(before.unwrap_or(image))?;
             let (ours, theirs) = (image::Platform::here(), found.platform);
             if !ours.takes(&theirs) {
                 let (theirs, ours) = (theirs.to_string(), ours.to_string());
@@ -108,7 +116,11 @@ pub(crate) fn run(
         }
     };
     timeline.mark("image found");
-    let plan = plan::container(&config, wishes, &host)?;
+    let mut plan = plan::container(&config, wishes, &host)?;
+    if let Some(before) = &again {
+        plan.name = before.name.clone();
+        plan.container.process = before.process.clone();
+    }
     timeline.mark("planned");
     let root = Root::open(&settings.root)?;
     let platform = Platform::open(settings, &root)?;
@@ -130,7 +142,18 @@ pub(crate) fn run(
     // From here on a signal is an end to be reported and not to be suffered: there will be traces.
     let signals = Signals::catch().map_err(RunError::Signals)?;
     let (id, name) = (plan.id.clone(), plan.name.to_string());
+    let storage = plan.storage.map(|storage| Storage {
+        path: again
+            .as_ref()
+            .and_then(|before| before.storage.clone())
+            .unwrap_or_else(|| storage::path(&settings.store, &settings.root, &id)),
+        bytes: storage.bytes,
+        limits: storage.limits,
+    });
     let planned = Planned {
+        storage,
+        again,
+        wishes: Some(wishes.clone()),
         plan,
         image: image.to_owned(),
         platform,

@@ -13,6 +13,7 @@ use std::path::PathBuf;
 use image::Digest;
 use proto::message::{ExitStatus, ProcessId};
 use proto::stream::{Attach, Stream};
+use vmm::spec::DiskLimits;
 
 use crate::attend::{AttendError, Attendance, Held, Wish};
 use crate::dial::{self, DialError};
@@ -26,10 +27,12 @@ use crate::shares::{self, Share, ShareError};
 use crate::signals::Signals;
 use crate::state::record::{self, Oci, Outcome, Record};
 use crate::state::{Claim, Dir, Root, StateError};
+use crate::storage::{self, StorageError};
 use crate::template::Template;
 use crate::timeline::Timeline;
 use crate::undo::Undo;
-use crate::vm::{Beginning, Parts, StartError, Vm};
+use crate::vm::{self, Beginning, Parts, StartError, Vm};
+use crate::wishes::Wishes;
 
 /// A container that is decided, with everything it needs opened; nothing is made yet.
 pub(crate) struct Planned {
@@ -43,6 +46,13 @@ pub(crate) struct Planned {
     pub(crate) template: Option<Template>,
     /// The root's disk, unless it is lent.
     pub(crate) disk: Option<Disk>,
+    /// The disk it writes to, unless that is its memory.
+    pub(crate) storage: Option<Storage>,
+    /// What is written about it, if it has ended once and starts again with the directory, the name and the
+    /// disk that it had.
+    pub(crate) again: Option<Record>,
+    /// In what words it was asked for, for the next time that it starts.
+    pub(crate) wishes: Option<Wishes>,
     /// What the guest is lent of the host's files.
     pub(crate) shares: Vec<Share>,
     /// Keep nothing when it has ended.
@@ -61,6 +71,16 @@ pub(crate) struct Disk {
     pub(crate) file: File,
     /// The image's id.
     pub(crate) image: Digest,
+}
+
+/// A container's disk, to be made or opened once the container is ours.
+pub(crate) struct Storage {
+    /// Where it is.
+    pub(crate) path: PathBuf,
+    /// Its size, if it is to be made.
+    pub(crate) bytes: u64,
+    /// How fast it may be.
+    pub(crate) limits: DiskLimits,
 }
 
 /// A container that has its directory. Dropping it removes all trace of the container.
@@ -113,6 +133,9 @@ pub(crate) enum BootError {
     /// The server of the host's files.
     #[error(transparent)]
     Share(#[from] ShareError),
+    /// The disk it writes to.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
     /// Its process.
     #[error(transparent)]
     Start(#[from] StartError),
@@ -132,13 +155,48 @@ impl Planned {
         record.stop_signal = self.plan.stop_signal;
         record.oci = self.oci.clone();
         record.image_id = self.disk.as_ref().map(|disk| disk.image.to_string());
-        let claim = root.claim(&record)?;
+        record.wishes.clone_from(&self.wishes);
+        if !self.remove {
+            record.storage = self.storage.as_ref().map(|storage| storage.path.clone());
+        }
         let mut traces = Undo::default();
-        let (root, name) = (root.clone(), name.clone());
-        traces.push(move || {
-            let _ = root.withdraw(&name);
-        });
+        let claim = match &self.again {
+            Some(before) => {
+                record.created.clone_from(&before.created);
+                let claim = root.reclaim(&record)?;
+                traces.push(claim.give_back(before.clone())?);
+                claim
+            }
+            None => {
+                let claim = root.claim(&record)?;
+                let (root, name) = (root.clone(), name.clone());
+                traces.push(move || {
+                    let _ = root.withdraw(&name);
+                });
+                claim
+            }
+        };
         Ok(Claimed { traces, record, planned: self, claim })
+    }
+}
+
+impl Storage {
+    /// The disk of `planned`, which is ours by now: the one it had, or a new one.
+    fn provide(self, planned: &Planned, traces: &mut Undo) -> Result<File, StorageError> {
+        let Self { path, bytes, .. } = self;
+        if planned.again.is_some() {
+            return storage::open(&path);
+        }
+        let disk = storage::create(&path, bytes)?;
+        if planned.remove {
+            // Nobody will ask for it again: so it goes with its VM, whoever is killed.
+            storage::remove(&path)?;
+        } else {
+            traces.push(move || {
+                let _ = storage::remove(&path);
+            });
+        }
+        Ok(disk)
     }
 }
 
@@ -172,7 +230,15 @@ impl Claimed {
 
     /// Starts its VM.
     pub(crate) fn boot(self, timeline: &Timeline) -> Result<Running, BootError> {
-        let Self { traces, record, planned, claim } = self;
+        let Self { mut traces, record, mut planned, claim } = self;
+        let storage = match planned.storage.take() {
+            Some(storage) => {
+                let limits = storage.limits;
+                let file = storage.provide(&planned, &mut traces)?;
+                Some(vm::Storage { file, limits })
+            }
+            None => None,
+        };
         let listener = UnixListener::bind(claim.dir.socket_path()).map_err(|source| {
             BootError::Socket { path: claim.dir.path().join("vsock.sock"), source }
         })?;
@@ -192,6 +258,7 @@ impl Claimed {
             platform: planned.platform,
             beginning: planned.template.map_or(Beginning::Boot, Beginning::Restore),
             disk: planned.disk.map(|disk| disk.file),
+            storage,
             files: socket,
             listener,
             agent,

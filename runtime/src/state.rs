@@ -11,6 +11,7 @@
 //! <root>/<name>/vsock.sock  the VM's socket, while there is a VM
 //! <root>/<name>/orders.sock where a bundle's supervisor takes orders, as long as it lives
 //! <root>/<name>/log         a detached container's output
+//! <root>/<name>/new         the locks of one that starts again, for a moment
 //! ```
 //!
 //! Whoever can write here could also be us; a record is still checked before it is believed.
@@ -162,6 +163,23 @@ impl Root {
         })
     }
 
+    /// Takes the directory of a container that has ended, for the same one to start again with this record.
+    pub(crate) fn reclaim(&self, record: &Record) -> Result<Claim, StateError> {
+        let _turn = self.turn()?;
+        let Entry { dir, record: before, alive } = self.entry(record.name.clone())?;
+        if alive {
+            return Err(StateError::Running { name: dir.name });
+        }
+        // Another one of its name by now?
+        if before?.id != record.id {
+            return Err(StateError::NotFound { word: record.name.to_string() });
+        }
+        let held = Held::take_again(&dir.here()).map_err(at(&dir.path))?;
+        dir.remove_sockets()?;
+        dir.write(record)?;
+        Ok(Claim { dir, held })
+    }
+
     /// The container called `word`, or whose id begins with it.
     pub(crate) fn find(&self, word: &str) -> Result<Entry, StateError> {
         let not_found = || StateError::NotFound { word: word.to_owned() };
@@ -294,6 +312,24 @@ impl Claim {
     /// Leaves the exit code for those who wait for the lock.
     pub(crate) fn leave(&self, exit_code: u8) {
         self.held.leave(exit_code);
+    }
+
+    /// What makes the container again what it was when `before` was written about it. It is ours until that is
+    /// done or dropped.
+    pub(crate) fn give_back(
+        &self,
+        before: Record,
+    ) -> Result<impl FnOnce() + Send + use<>, StateError> {
+        let dir = self.dir.another().map_err(at(&self.dir.path))?;
+        let held = self.held.lock().map_err(at(&self.dir.path))?;
+        Ok(move || {
+            // As good as it can be: nobody is left who could be told.
+            let _ = dir.write(&before);
+            if let Some(outcome) = &before.outcome {
+                lock::leave(&held, outcome.exit_code);
+            }
+            let _ = dir.remove_sockets();
+        })
     }
 }
 

@@ -23,6 +23,9 @@ use crate::timeline::Timeline;
 /// How long the guest may take to let go of a killed container before its VM is ended with it.
 const KILLED: Duration = Duration::from_secs(5);
 
+/// And how long, if it has a disk that what it wrote last has to be written to.
+const WRITTEN_BACK: Duration = Duration::from_secs(120);
+
 /// A container whose supervisor was alive when it was looked at.
 #[derive(Debug)]
 pub(crate) struct Visited {
@@ -159,7 +162,8 @@ impl Visited {
     pub(crate) fn end(&self, grace: Option<Duration>) -> Result<(), VisitError> {
         let Some(supervisor) = self.dir.supervisor() else { return Ok(()) };
         let asked = grace.map(|grace| (self.record.stop_signal, grace));
-        let killed = (Signal::SIGKILL as i32, KILLED);
+        let killed = if self.record.storage.is_some() { WRITTEN_BACK } else { KILLED };
+        let killed = (Signal::SIGKILL as i32, killed);
         for (signal, time) in asked.into_iter().chain([killed]) {
             // A guest that cannot be told anything is not waited for.
             if self.signal(signal, false).is_ok() && self.has_ended(&supervisor, Some(time))? {

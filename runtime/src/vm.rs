@@ -17,8 +17,8 @@ use rustix::net::{
 };
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use vmm::spec::{
-    Begin, DiskSpec, Ending, FsSpec, HostPort, Inherited, Order, Report, SnapshotSpec, VmSpec,
-    VsockSpec,
+    Begin, DiskLimits, DiskSpec, Ending, FsSpec, HostPort, Inherited, Order, Report, SnapshotSpec,
+    VmSpec, VsockSpec,
 };
 
 use crate::attend::AttendError;
@@ -62,6 +62,8 @@ pub(crate) struct Parts {
     pub(crate) beginning: Beginning,
     /// The root's disk, unless the root is a share.
     pub(crate) disk: Option<File>,
+    /// The disk it writes to, if it has one. Only a VM with the other disk does.
+    pub(crate) storage: Option<Storage>,
     /// The way to the server of the host's files, if the guest sees any.
     pub(crate) files: Option<OwnedFd>,
     /// Where clients of the guest's ports come.
@@ -76,6 +78,22 @@ pub(crate) struct Parts {
     pub(crate) debug: bool,
     /// What the process is to the host's security modules.
     pub(crate) labels: Labels,
+}
+
+/// A disk that a VM writes to.
+pub(crate) struct Storage {
+    /// Opened for reading and writing.
+    pub(crate) file: File,
+    /// How fast it may be.
+    pub(crate) limits: DiskLimits,
+}
+
+/// A disk in its slot.
+struct Slot {
+    file: File,
+    read_only: bool,
+    own_threads: bool,
+    limits: DiskLimits,
 }
 
 /// How a VM begins.
@@ -122,10 +140,18 @@ impl Vm {
     pub(crate) fn start(mut parts: Parts) -> Result<Self, StartError> {
         let has_every_slot = !matches!(parts.beginning, Beginning::Boot);
         if has_every_slot && parts.disk.is_none() {
-            parts.disk = Some(no_disk()?);
+            parts.disk = Some(read_only(&no_disk()?)?);
         }
-        let sectors = |disk: &File| Ok((&*disk).seek(SeekFrom::End(0))? / SECTOR);
-        let disk_sectors = parts.disk.iter().map(sectors).collect::<io::Result<_>>()?;
+        let mut slots: Vec<_> = parts.disk.into_iter().map(Slot::to_read).collect();
+        match parts.storage {
+            Some(storage) => slots.push(Slot::to_write(storage)),
+            // Nothing waits for so little.
+            None if has_every_slot => {
+                slots.push(Slot { own_threads: false, ..Slot::to_write(Storage::empty()?) });
+            }
+            None => {}
+        }
+        let disk_sectors = slots.iter().map(Slot::sectors).collect::<io::Result<_>>()?;
         let (control, control_theirs) =
             socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
                 .map_err(io::Error::from)?;
@@ -147,9 +173,7 @@ impl Vm {
                     command_line: String::new(),
                 },
             },
-            disks: (parts.disk.iter())
-                .map(|disk| Some(DiskSpec { image: inherited(disk), read_only: true }))
-                .collect(),
+            disks: slots.iter().map(|slot| Some(slot.spec())).collect(),
             vsock: VsockSpec {
                 guest_cid: GUEST_CID,
                 listener: inherited(&parts.listener),
@@ -260,7 +284,8 @@ impl Vm {
 
 impl Drop for Vm {
     fn drop(&mut self) {
-        // It holds nothing that has to be written back: its disks are read-only, its memory is its own.
+        // It holds nothing that has to be written back: what its guest wrote to a disk is in the host's kernel, its
+        // memory is its own.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -279,12 +304,42 @@ fn spawn(command: &mut Command, labels: &Labels) -> Result<Child, StartError> {
         .unwrap_or_else(|_| Err(io::Error::other("its starter panicked").into()))
 }
 
+impl Storage {
+    fn empty() -> io::Result<Self> {
+        Ok(Self { file: no_disk()?, limits: DiskLimits::default() })
+    }
+}
+
+impl Slot {
+    fn to_read(file: File) -> Self {
+        Self { file, read_only: true, own_threads: false, limits: DiskLimits::default() }
+    }
+
+    fn to_write(Storage { file, limits }: Storage) -> Self {
+        Self { file, read_only: false, own_threads: true, limits }
+    }
+
+    fn sectors(&self) -> io::Result<u64> {
+        Ok((&self.file).seek(SeekFrom::End(0))? / SECTOR)
+    }
+
+    fn spec(&self) -> DiskSpec {
+        let &Self { ref file, read_only, own_threads, limits } = self;
+        DiskSpec { image: inherited(file), read_only, own_threads, limits }
+    }
+}
+
 /// What is in the disk slot of a machine without a disk: one sector of zeros. The guest's kernel tells of a
 /// disk that has changed, and not of one that was not there.
 fn no_disk() -> io::Result<File> {
     let file = File::from(memfd_create("no-disk", MemfdFlags::CLOEXEC)?);
     file.set_len(SECTOR)?;
     Ok(file)
+}
+
+/// The same file, open for reading alone.
+fn read_only(file: &File) -> io::Result<File> {
+    File::open(format!("/proc/self/fd/{}", file.as_raw_fd()))
 }
 
 fn inherited(fd: &impl AsRawFd) -> Inherited {

@@ -40,6 +40,13 @@ pub(crate) struct Wishes {
     #[arg(short, long = "volume", value_name = "SRC:DST[:ro]")]
     #[serde(default)]
     pub(crate) volumes: Vec<String>,
+    /// Where what the container writes to its root goes: a disk of its own (size=10g), which stays until the
+    /// container is removed and is mounted again by `start`, or the VM's memory (type=memory,size=256m). Of a disk
+    /// also how much it does in a second, reading and writing: bps=SIZE and iops=NUMBER, and at once, bps-burst=
+    /// and iops-burst=. [default: half of the VM's memory]
+    #[arg(long, value_name = "size=SIZE[,KEY=VALUE...]")]
+    #[serde(default)]
+    pub(crate) storage: Option<String>,
     /// The container cannot write to its root.
     #[arg(long)]
     pub(crate) read_only: bool,

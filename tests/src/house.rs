@@ -92,6 +92,13 @@ impl House {
         self.state.path()
     }
 
+    /// The disks that containers write to, of this story and of those before it that left some.
+    pub fn disks(&self) -> Vec<PathBuf> {
+        let roots = fs::read_dir(store().join("storage")).into_iter().flatten().flatten();
+        let disks = roots.flat_map(|root| fs::read_dir(root.path()).unwrap().flatten());
+        disks.map(|disk| disk.path()).collect()
+    }
+
     /// `microvm ARGS…` in this house, not started yet.
     pub fn command<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Command {
         self.command_with_store(store(), args)
@@ -156,6 +163,7 @@ impl House {
         let containers: Vec<_> =
             left.iter().filter(|path| path.join("state.json").exists()).collect();
         assert!(containers.is_empty(), "containers left: {containers:?}");
+        assert!(self.disks().is_empty(), "disks left: {:?}", self.disks());
         let mounts: Vec<_> = mounts().difference(&self.mounts_before).cloned().collect();
         assert!(mounts.is_empty(), "mounts left: {mounts:?}");
         let files: Vec<_> = temporary_files().difference(&self.files_before).cloned().collect();

@@ -18,6 +18,7 @@ mod services;
 mod shares;
 mod soak;
 mod stdio;
+mod storage;
 mod systemd;
 mod terminals;
 mod walk;
@@ -52,6 +53,7 @@ const CHAPTERS: &[(&str, &[Story])] = &[
     ("bad_input", bad_input::STORIES),
     ("images", images::STORIES),
     ("shares", shares::STORIES),
+    ("storage", storage::STORIES),
     ("crashes", crashes::STORIES),
     ("hostile_guest", hostile_guest::STORIES),
     ("bundles", bundles::STORIES),

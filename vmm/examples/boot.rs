@@ -134,7 +134,8 @@ fn spec(
                 let read_only = option == "--disk";
                 let file = OpenOptions::new().read(true).write(!read_only).open(value);
                 let image = keep(file.with_context(|| value.clone())?.into());
-                spec.disks.push(Some(DiskSpec { image, read_only }));
+                let disk = DiskSpec { read_only, ..DiskSpec::read_only(image) };
+                spec.disks.push(Some(disk));
             }
             "--serial" => spec.serial_log = Some(keep(File::create(value)?.into())),
             "--listen" => listen = Some(UnixListener::bind(value).context(value.clone())?),

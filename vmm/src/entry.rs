@@ -1,10 +1,12 @@
 //! The VMM process, from its first line to its last.
 
+use std::convert::Infallible;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, RawFd};
 use std::process::ExitCode;
 use std::sync::{Arc, Barrier};
+use std::thread;
 
 use crate::control::{Control, Owner};
 use crate::devices::block::Disk;
@@ -41,6 +43,8 @@ enum RunError {
     CaptureFile(#[source] io::Error),
     #[error("saving the machine was ordered, and nothing given to save it to")]
     NothingToSaveTo,
+    #[error("thread of a disk: {0}")]
+    DiskThread(#[source] io::Error),
     #[error("event loop: {0}")]
     EventLoop(#[from] io::Error),
 }
@@ -99,14 +103,17 @@ fn run(spec: &VmSpec, mut inheritance: Inheritance, control: &Control) -> Result
         memory: machine.memory_bus.clone(),
         ports: machine.port_bus.clone(),
         ends: ends.clone(),
-        start_line: Arc::new(Barrier::new(machine.vcpus.len() + 1)),
+        start_line: Arc::new(Barrier::new(machine.vcpus.len() + machine.disk_loops.len() + 1)),
         saved_msrs: saved_msrs.into(),
     };
-    let Machine { vcpus, last_words, leave, body, .. } = machine;
+    let Machine { vcpus, last_words, disk_loops, leave, body, .. } = machine;
     let saving = match capture {
         Some(_) => Saving::Allowed,
         None => Saving::Forbidden,
     };
+    for own in disk_loops {
+        serve_disk(own, &surroundings).map_err(RunError::DiskThread)?;
+    }
     let vcpus = vcpu::spawn(vcpus, &surroundings, move || jail::confine_vcpu(saving))?;
     jail::confine_event_loop(saving)?;
     surroundings.start_line.wait();
@@ -134,6 +141,27 @@ fn run(spec: &VmSpec, mut inheritance: Inheritance, control: &Control) -> Result
     Ok(ending)
 }
 
+/// Starts the thread of a disk that has some for itself. It waits at the start line like all others.
+fn serve_disk(event_loop: EventLoop, surroundings: &Surroundings) -> io::Result<()> {
+    let (start_line, ends) = (surroundings.start_line.clone(), surroundings.ends.clone());
+    let thread = thread::Builder::new().name("disk".to_owned()).stack_size(DISK_STACK_BYTES);
+    thread.spawn(move || {
+        let jailed = jail::confine_disk();
+        start_line.wait();
+        let end = jailed.map_err(|error| format!("jail of a disk: {error}")).and_then(|()| {
+            loop {
+                event_loop.turn().map_err(|error| format!("event loop of a disk: {error}"))?;
+            }
+        });
+        let Err::<Infallible, _>(message) = end;
+        ends.tell(Cause::Failed(message));
+    })?;
+    Ok(())
+}
+
+/// A request of a disk and the list of its parts: more than the 16 KiB that 1,024 of those take.
+const DISK_STACK_BYTES: usize = 256 << 10;
+
 /// Takes over the files to save to. The memory's is given its length while that is still allowed.
 fn capture_into(
     spec: &VmSpec,
@@ -156,7 +184,12 @@ fn parts(
     for disk in &spec.disks {
         let disk = disk.as_ref().map(|disk| {
             let image = inheritance.take(disk.image, "a disk")?;
-            Ok::<_, InheritError>(Disk { image: File::from(image), read_only: disk.read_only })
+            Ok::<_, InheritError>(Disk {
+                image: File::from(image),
+                read_only: disk.read_only,
+                own_threads: disk.own_threads,
+                limits: disk.limits,
+            })
         });
         disks.push(disk.transpose()?);
     }

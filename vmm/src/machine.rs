@@ -144,6 +144,8 @@ pub struct Machine {
     pub port_bus: Arc<Bus>,
     /// What the guest says on the serial line.
     pub last_words: Arc<Mutex<LastWords>>,
+    /// What waits for the queues of disks that have threads of their own: one for each of those.
+    pub disk_loops: Vec<EventLoop>,
     /// To leave the socket device without losing anything.
     pub leave: Leave,
     /// The rest of it.
@@ -199,9 +201,12 @@ pub fn build(parts: Parts, event_loop: &mut EventLoop, ends: &Ends) -> Result<Ma
         leave = Some(device.leave());
         Ok(Box::new(device))
     })?;
+    let mut disk_loops = Vec::new();
     for (slot, disk) in parts.disks.into_iter().enumerate() {
-        slots.plug(&mut states, block::QUEUE_SIZES, |states, kicks| {
-            Ok(Box::new(Block::new(states.take()?, slot, disk, kicks, event_loop)?))
+        slots.plug(&mut states, block::queue_sizes(parts.vcpus), |states, kicks| {
+            let (device, own) = Block::new(states.take()?, slot, disk, kicks, event_loop)?;
+            disk_loops.extend(own);
+            Ok(Box::new(device))
         })?;
     }
     slots.plug(&mut states, rng::QUEUE_SIZES, |states, kicks| {
@@ -241,7 +246,7 @@ pub fn build(parts: Parts, event_loop: &mut EventLoop, ends: &Ends) -> Result<Ma
     let (memory_bus, port_bus) = (Arc::new(memory_bus), Arc::new(port_bus));
     let leave = leave.ok_or(BuildError::TooManyDevices)?;
     let body = Body { vm, memory, devices, serial, shape };
-    Ok(Machine { vcpus, memory_bus, port_bus, last_words, leave, body })
+    Ok(Machine { vcpus, memory_bus, port_bus, last_words, disk_loops, leave, body })
 }
 
 /// Empty memory and power-on, or what was saved of a machine of this `shape`.

@@ -104,6 +104,20 @@ impl VmSpec {
         if disks.len() > MAX_DISKS {
             return Err(SpecError::Disks(disks.len()));
         }
+        for (slot, disk) in (0..).zip(disks).filter_map(|(slot, disk)| Some((slot, disk.as_ref()?)))
+        {
+            let DiskLimits { bytes, requests } = disk.limits;
+            if [bytes, requests]
+                .iter()
+                .flatten()
+                .any(|rate| rate.per_second == 0 || rate.burst == 0)
+            {
+                return Err(SpecError::DiskRate { slot });
+            }
+            if disk.own_threads && self.capture.is_some() {
+                return Err(SpecError::DiskThreads { slot });
+            }
+        }
         if vsock.guest_cid < 3 || vsock.guest_cid == u32::MAX {
             return Err(SpecError::GuestCid(vsock.guest_cid));
         }
@@ -140,6 +154,18 @@ pub enum SpecError {
     /// `disks` has too many slots.
     #[error("{0} disks, over the limit of {MAX_DISKS}")]
     Disks(usize),
+    /// A disk that never gets to do anything.
+    #[error("disk {slot} has a rate of 0")]
+    DiskRate {
+        /// Which slot.
+        slot: usize,
+    },
+    /// A disk that might be at work when the machine is saved.
+    #[error("disk {slot} has threads of its own, in a VM that can be saved")]
+    DiskThreads {
+        /// Which slot.
+        slot: usize,
+    },
     /// `vsock.guest_cid` belongs to somebody else.
     #[error("vsock.guest_cid is {0}, which no guest can have")]
     GuestCid(u32),
@@ -180,8 +206,43 @@ pub const MAX_DISKS: usize = 16;
 pub struct DiskSpec {
     /// The image file, a whole number of 512-byte sectors.
     pub image: Inherited,
-    /// Writes are refused by the host, whatever the guest does.
+    /// Writes are refused by the host, whatever the guest does. The descriptor is open for reading alone
+    /// then, and for both otherwise.
     pub read_only: bool,
+    /// Each of its queues is served by a thread of its own, so that nothing else of the VM waits for this
+    /// disk. Not in a VM that can be saved.
+    #[serde(default)]
+    pub own_threads: bool,
+    /// How fast it may be.
+    #[serde(default)]
+    pub limits: DiskLimits,
+}
+
+impl DiskSpec {
+    /// A disk that is only read, as fast as it is.
+    pub fn read_only(image: Inherited) -> Self {
+        Self { image, read_only: true, own_threads: false, limits: DiskLimits::default() }
+    }
+}
+
+/// Limits of a disk, for reads and writes together. None at all by default.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskLimits {
+    /// Bytes read and written.
+    #[serde(default)]
+    pub bytes: Option<Rate>,
+    /// Requests of any kind.
+    #[serde(default)]
+    pub requests: Option<Rate>,
+}
+
+/// So much in a second, and for a moment more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rate {
+    /// In the long run, at least 1.
+    pub per_second: u64,
+    /// At once, after a time in which less was asked for; at least 1.
+    pub burst: u64,
 }
 
 /// The socket device, with the Unix-socket convention that Firecracker, Cloud Hypervisor and Kata
@@ -298,7 +359,7 @@ mod tests {
             ram_bytes: MIN_RAM_BYTES,
             kvm: Inherited(3),
             begin: boot("quiet"),
-            disks: vec![None, Some(DiskSpec { image: Inherited(6), read_only: true })],
+            disks: vec![None, Some(DiskSpec::read_only(Inherited(6)))],
             vsock: VsockSpec {
                 guest_cid: 3,
                 listener: Inherited(7),
@@ -314,13 +375,24 @@ mod tests {
     #[test]
     fn each_field_out_of_range_is_named() {
         assert_eq!(spec().check(), Ok(()));
-        let cases: [(Spoil, &str); 14] = [
+        let cases: [(Spoil, &str); 16] = [
             (|spec| spec.vcpus = 0, "vcpus is 0"),
             (|spec| spec.vcpus = 33, "vcpus is 33"),
             (|spec| spec.ram_bytes = 1 << 20, "ram_bytes is 1048576"),
             (|spec| spec.ram_bytes += 4096, "ram_bytes is 67112960"),
             (|spec| spec.ram_bytes = 1 << 41, "ram_bytes is 2199023255552"),
             (|spec| spec.disks = vec![None; 17], "17 disks"),
+            (
+                |spec| {
+                    let rate = Rate { per_second: 9, burst: 0 };
+                    spec.disks[1].as_mut().unwrap().limits.requests = Some(rate);
+                },
+                "disk 1 has a rate of 0",
+            ),
+            (
+                |spec| spec.disks[1].as_mut().unwrap().own_threads = true,
+                "disk 1 has threads of its own",
+            ),
             (|spec| spec.vsock.guest_cid = 2, "vsock.guest_cid is 2"),
             (|spec| spec.vsock.guest_cid = u32::MAX, "vsock.guest_cid is 4294967295"),
             (|spec| spec.fs.as_mut().unwrap().tag.clear(), "fs.tag is \"\""),

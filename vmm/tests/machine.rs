@@ -9,7 +9,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
-use owner::{Change, RESET, Vm, elf, file, keep, say, start, there_is_kvm};
+use owner::{Change, RESET, Vm, elf, file, keep, read_only, say, start, there_is_kvm};
 use vmm::spec::{Begin, DiskSpec, Ending, HostPort, MAX_DISKS, MAX_VCPUS};
 
 /// `jmp $`.
@@ -90,8 +90,8 @@ fn the_largest_machine_there_can_be_starts_and_ends() {
         spec.vcpus = MAX_VCPUS;
         spec.ram_bytes = 5 << 30;
         spec.disks = vec![None; MAX_DISKS - 1];
-        let image = keep(open, file(&[0; 1024]));
-        spec.disks.push(Some(DiskSpec { image, read_only: true }));
+        let image = keep(open, read_only(&[0; 1024]));
+        spec.disks.push(Some(DiskSpec::read_only(image)));
     });
     assert_eq!(vm.end().0, Ending::PoweredOff);
 }
@@ -174,8 +174,8 @@ fn a_spec_that_makes_no_machine_is_refused_in_one_line_that_names_the_thing() {
         (
             &good,
             &|spec, open| {
-                let image = keep(open, file(&[0; 513]));
-                spec.disks = vec![Some(DiskSpec { image, read_only: true })];
+                let image = keep(open, read_only(&[0; 513]));
+                spec.disks = vec![Some(DiskSpec::read_only(image))];
             },
             "image of disk 0 is 513 bytes, not a multiple of 512",
         ),

@@ -7,7 +7,7 @@ use std::io::{Read, Seek, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 
-use owner::{elf, file, keep, start, there_is_kvm};
+use owner::{elf, file, keep, read_only, start, there_is_kvm};
 use vmm::spec::{Begin, DiskSpec, Ending, Order, SnapshotSpec, VmSpec};
 
 /// Says `r` once it has left something in a register and at the end of its memory, and waits for a disk in
@@ -83,8 +83,8 @@ impl Saved {
     /// What `spec` is to be changed to for a VM that goes on here with a disk in the first slot.
     fn go_on(&self, spec: &mut VmSpec, open: &mut Vec<OwnedFd>) {
         spec.vcpus = VCPUS;
-        let image = keep(open, file(&[0; 1024]));
-        spec.disks = vec![Some(DiskSpec { image, read_only: true }), None];
+        let image = keep(open, read_only(&[0; 1024]));
+        spec.disks = vec![Some(DiskSpec::read_only(image)), None];
         spec.begin = Begin::Restore(SnapshotSpec {
             state: keep(open, self.state.try_clone().unwrap()),
             memory: keep(open, self.memory.try_clone().unwrap()),
@@ -195,8 +195,8 @@ fn a_snapshot_that_is_not_this_machines_is_refused_by_the_name_of_the_section() 
         ),
         (
             &|spec, open| {
-                let image = keep(open, file(&[0; 513]));
-                spec.disks[1] = Some(DiskSpec { image, read_only: true });
+                let image = keep(open, read_only(&[0; 513]));
+                spec.disks[1] = Some(DiskSpec::read_only(image));
             },
             "image of disk 1 is 513 bytes",
         ),

@@ -72,7 +72,10 @@ impl Stage {
     /// says about that, because mount points may have to be made in it.
     pub(crate) fn mount(&self, root: &Root) -> Result<OwnedFd, RootError> {
         let tree = match root {
-            Root::Disk { index, upper_bytes } => self.overlay(*index, *upper_bytes)?,
+            Root::Disk { index, upper_bytes, upper_disk } => {
+                let upper = upper_disk.map_or(Upper::Memory(*upper_bytes), Upper::Disk);
+                self.overlay(*index, upper)?
+            }
             Root::Directory { path } => directory(path)?,
             Root::Share { name } => directory(&Path::new(boot::SHARES).join(name))?,
         };
@@ -102,21 +105,15 @@ impl Stage {
         format!("{}/{number}", self.devices)
     }
 
-    fn overlay(&self, index: u8, upper_bytes: Option<u64>) -> Result<OwnedFd, RootError> {
-        let letter = (b'a'..=b'z').nth(index.into()).ok_or(RootError::NoSuchSlot { index })?;
-        let device = format!("/dev/vd{}", char::from(letter));
+    fn overlay(&self, index: u8, upper: Upper) -> Result<OwnedFd, RootError> {
+        let device = device_of(index)?;
         let read_only = [("ro".to_owned(), None)];
         let lower =
             mounts::file_system("erofs", Some(&device), &read_only, MountAttrFlags::empty())
                 .map_err(|error| RootError::Disk { device, error })?;
         put(&lower, &self.lower)?;
 
-        let size = upper_bytes.map(|bytes| ("size".to_owned(), Some(bytes.to_string())));
-        let mode = ("mode".to_owned(), Some("755".to_owned()));
-        let data: Vec<_> = size.into_iter().chain([mode]).collect();
-        let upper = mounts::file_system("tmpfs", Some("tmpfs"), &data, MountAttrFlags::empty())
-            .map_err(RootError::Upper)?;
-        put(&upper, &self.upper)?;
+        put(&upper.mount()?, &self.upper)?;
         let (data, work) = (format!("{}/data", self.upper), format!("{}/work", self.upper));
         for place in [&data, &work] {
             make_directory(place).map_err(wrong("writable layer"))?;
@@ -127,6 +124,40 @@ impl Stage {
         mounts::file_system("overlay", Some("overlay"), &layers, MountAttrFlags::empty())
             .map_err(RootError::Overlay)
     }
+}
+
+/// What is written over an image: where it goes.
+enum Upper {
+    /// The guest's memory, and at most so much of it.
+    Memory(Option<u64>),
+    /// The ext4 file system of this disk.
+    Disk(u8),
+}
+
+impl Upper {
+    fn mount(&self) -> Result<OwnedFd, RootError> {
+        match *self {
+            Self::Memory(bytes) => {
+                let size = bytes.map(|bytes| ("size".to_owned(), Some(bytes.to_string())));
+                let mode = ("mode".to_owned(), Some("755".to_owned()));
+                let data: Vec<_> = size.into_iter().chain([mode]).collect();
+                mounts::file_system("tmpfs", Some("tmpfs"), &data, MountAttrFlags::empty())
+                    .map_err(RootError::Upper)
+            }
+            Self::Disk(index) => {
+                let device = device_of(index)?;
+                // What is removed is room on the host again.
+                let data = [("discard".to_owned(), None)];
+                mounts::file_system("ext4", Some(&device), &data, MountAttrFlags::empty())
+                    .map_err(|error| RootError::Disk { device, error })
+            }
+        }
+    }
+}
+
+fn device_of(index: u8) -> Result<String, RootError> {
+    let letter = (b'a'..=b'z').nth(index.into()).ok_or(RootError::NoSuchSlot { index })?;
+    Ok(format!("/dev/vd{}", char::from(letter)))
 }
 
 /// Makes `root` the calling process's `/` and lets go of everything outside of it.

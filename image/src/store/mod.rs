@@ -10,6 +10,7 @@
 //!   blobs/sha256/<digest>              a layer as it came
 //!   partial/<digest>                   the beginning of one, for a pull to go on with
 //!   tmp/                               what is being made
+//!   storage/                           others': what containers write
 //! ```
 //!
 //! Whatever is outside `tmp` and `partial` is whole: it is made there, synced, and renamed into its place. So who

@@ -5,9 +5,11 @@ use image::{Digest, FindError, Store, Unneeded};
 
 use crate::exit::Failure;
 use crate::settings::Settings;
-use crate::state::Root;
+use crate::state::{Root, StateError};
+use crate::storage;
 
-/// Remove images that have lost their names, and what is left of pulls. What a container uses stays.
+/// Remove images that have lost their names, what is left of pulls, and disks of containers that are gone. What a
+/// container uses stays.
 #[derive(Args, Debug)]
 pub(super) struct Prune {
     /// Images with names too.
@@ -25,7 +27,13 @@ impl Prune {
             removed.names.iter().for_each(|name| println!("{name}"));
             removed.image.iter().for_each(|id| println!("{id}"));
         }
-        eprintln!("{:.1} MB are free again", pruned.freed_bytes as f64 / 1e6);
+        let root = Root::open(&settings.root)?;
+        let disks = storage::list(&settings.store, root.path())?;
+        let alive = root.entries()?.into_iter().map(|entry| Ok(entry.record?.id.to_string()));
+        let alive = alive.collect::<Result<_, StateError>>()?;
+        let (ids, bytes) = storage::sweep(&settings.store, root.path(), &disks, &alive)?;
+        ids.iter().for_each(|id| println!("storage of {id}"));
+        eprintln!("{:.1} MB are free again", (pruned.freed_bytes + bytes) as f64 / 1e6);
         Ok(0)
     }
 }

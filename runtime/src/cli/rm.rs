@@ -3,7 +3,8 @@ use clap::Args;
 use super::oci;
 use crate::exit::Failure;
 use crate::settings::Settings;
-use crate::state::{Root, StateError};
+use crate::state::Root;
+use crate::storage;
 use crate::visit::Visited;
 
 /// Remove ended containers.
@@ -30,7 +31,10 @@ impl Rm {
             if entry.alive && self.force {
                 Visited::new(root.find(word)?)?.end(None)?;
             }
-            root.remove(&entry.dir, || Ok::<_, StateError>(()))?;
+            let disk = entry.record.ok().and_then(|record| record.storage);
+            root.remove(&entry.dir, || {
+                Ok::<_, Failure>(disk.as_deref().map_or(Ok(()), storage::remove)?)
+            })?;
             println!("{word}");
         }
         Ok(0)

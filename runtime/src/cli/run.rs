@@ -47,12 +47,12 @@ impl Run {
             self.registries.provide(&store, image, self.pull, self.quiet)?;
         }
         if self.wishes.detach {
-            println!("{}", detach::start(settings, self.wishes)?);
+            println!("{}", detach::start(settings, self.wishes, None)?);
             return Ok(0);
         }
         let timeline = Timeline::new(settings.timeline.is_some());
         timeline.mark("main");
-        let end = run::run(&settings, &self.wishes, &timeline, |_| ());
+        let end = run::run(&settings, &self.wishes, None, &timeline, |_| ());
         timeline.mark("end");
         if let Some(path) = &settings.timeline {
             timeline.write(path)?;

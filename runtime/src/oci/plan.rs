@@ -131,6 +131,7 @@ pub(crate) fn decide(bundle: &Bundle, name: Name, host: &Host) -> Result<Decided
     let root = mounts::root(bundle.path.join(root.path()));
     Ok(Decided {
         plan: Plan {
+            storage: None,
             id: host.id.clone(),
             name,
             vcpus: vcpus(&limits),

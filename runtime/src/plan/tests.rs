@@ -76,6 +76,26 @@ fn with_a_directory_as_root_every_word_is_the_command() {
 }
 
 #[test]
+fn what_is_written_over_an_image_goes_to_memory_or_to_the_second_disk() {
+    let upper = |storage: Option<&str>| {
+        let storage = storage.map(str::to_owned);
+        planned(&Wishes { storage, read_only: true, ..run(&["demo", "sh"]) })
+    };
+    let usual = upper(None);
+    let half = Some(USUAL_RAM_BYTES / 2);
+    let root = Root::Disk { index: 0, upper_bytes: half, upper_disk: None };
+    assert_eq!((usual.container.root, usual.storage), (root, None));
+    let disk = upper(Some("size=1g"));
+    let root = Root::Disk { index: 0, upper_bytes: None, upper_disk: Some(1) };
+    assert_eq!(disk.container.root, root);
+    assert_eq!(disk.storage.map(|storage| storage.bytes), Some(1 << 30));
+    assert!(disk.container.readonly);
+    let rootfs = Some(PathBuf::from("/srv/root"));
+    let both = Wishes { storage: Some("size=1g".to_owned()), rootfs, ..run(&["sh"]) };
+    assert!(refused(&both).starts_with("--storage is for images"));
+}
+
+#[test]
 fn a_volume_is_a_share_and_a_mount_of_it() {
     let volumes = words(&["/srv/data:/data", "/etc/hosts:/etc/hosts:ro"]);
     let plan = planned(&Wishes { volumes, ..run(&["demo", "sh"]) });

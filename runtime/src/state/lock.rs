@@ -5,8 +5,8 @@
 //! end when somebody in the same process closes the file. `supervisor` is a record lock of the older
 //! kind, of which the kernel knows the process; nobody opens it in that process again.
 
-use std::fs::File;
-use std::io::{self, Read, Write};
+use std::fs::{self, File};
+use std::io::{self, Read, Seek, Write};
 use std::path::Path;
 
 use nix::fcntl::{FcntlArg, fcntl};
@@ -30,11 +30,40 @@ impl Held {
         Ok(Self { lock, _supervisor: supervisor })
     }
 
+    /// Takes them in `directory`, whose former holder has ended, and nobody else tries to. Who waited for that
+    /// one has its exit code, and who looks now finds a file that is locked: there is none in between.
+    pub(super) fn take_again(directory: &Path) -> io::Result<Self> {
+        let new = directory.join("new");
+        match fs::remove_dir_all(&new) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => fs::create_dir(&new)?,
+        }
+        let held = Self::take(&new)?;
+        for name in ["supervisor", "lock"] {
+            fs::rename(new.join(name), directory.join(name))?;
+        }
+        fs::remove_dir(&new)?;
+        Ok(held)
+    }
+
     /// Leaves the exit code for those who wait.
     pub(super) fn leave(&self, exit_code: u8) {
-        // Who waits and finds nothing says so.
-        let _ = (&self.lock).write_all(exit_code.to_string().as_bytes());
+        leave(&self.lock, exit_code);
     }
+
+    /// The first of the locks, which is held until this is dropped too.
+    pub(super) fn lock(&self) -> io::Result<File> {
+        self.lock.try_clone()
+    }
+}
+
+/// Leaves the exit code in `lock`.
+pub(super) fn leave(mut lock: &File, exit_code: u8) {
+    // Who waits and finds nothing says so.
+    let _ = lock
+        .set_len(0)
+        .and_then(|()| lock.rewind())
+        .and_then(|()| lock.write_all(exit_code.to_string().as_bytes()));
 }
 
 /// Waits until nobody holds `directory`, and gives the exit code that was left there.

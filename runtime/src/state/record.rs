@@ -9,6 +9,8 @@ use proto::spec::{Hook, Process};
 use serde::{Deserialize, Serialize};
 
 use crate::oci::cgroup::Group;
+use crate::storage;
+use crate::wishes::Wishes;
 
 /// Version of [`Record`]'s shape. A record of another version is named, not guessed at.
 const VERSION: u32 = 1;
@@ -50,6 +52,12 @@ pub(crate) struct Record {
     /// How far it is, if it was made from a bundle.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) oci: Option<Oci>,
+    /// Where the disk is that it writes to, if it has one that stays.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) storage: Option<PathBuf>,
+    /// In what words it was asked for, unless it was made from a bundle: it can be started again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) wishes: Option<Wishes>,
     /// How it ended; `None` before that, and for ever when its supervisor was killed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) outcome: Option<Outcome>,
@@ -148,6 +156,8 @@ impl Record {
             process,
             stop_signal: 15,
             oci: None,
+            storage: None,
+            wishes: None,
             outcome: None,
         }
     }
@@ -165,6 +175,11 @@ impl Record {
         let record: Self = serde_json::from_slice(json)?;
         if record.name != *name {
             return Err(BadRecord::OtherName { name: record.name });
+        }
+        if let Some(path) = &record.storage
+            && !storage::can_be_of(path, &record.id)
+        {
+            return Err(BadRecord::OtherStorage { path: path.clone() });
         }
         Ok(record)
     }
@@ -187,6 +202,12 @@ pub(crate) enum BadRecord {
     OtherName {
         /// The name in it.
         name: Name,
+    },
+    /// It says that another's disk is its own.
+    #[error("storage {} is not this container's", path.display())]
+    OtherStorage {
+        /// The path in it.
+        path: PathBuf,
     },
 }
 

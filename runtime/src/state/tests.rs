@@ -164,3 +164,49 @@ fn the_supervisor_of_a_container_is_whoever_holds_it() {
     drop(claim);
     assert!(entry.dir.supervisor().is_none(), "its lock is free");
 }
+
+#[test]
+fn an_ended_container_starts_again_in_its_own_place_and_is_as_it_was_if_it_cannot() {
+    let (_dir, root) = root();
+    let mut before = record("web", 1);
+    let claim = root.claim(&before).unwrap();
+    assert!(matches!(root.reclaim(&before), Err(StateError::Running { .. })));
+    std::fs::write(claim.dir.log_path(), "said").unwrap();
+    let outcome = record::Outcome { exit_code: 7, finished: record::now(), error: None };
+    before.outcome = Some(outcome);
+    claim.dir.write(&before).unwrap();
+    claim.leave(7);
+    drop(claim);
+
+    let claim = root.reclaim(&record("web", 1)).unwrap();
+    let entry = root.find("web").unwrap();
+    assert!(entry.alive && entry.dir.supervisor().is_some());
+    assert_eq!(entry.record.unwrap().outcome, None);
+    let give_back = claim.give_back(before.clone()).unwrap();
+    claim.leave(125);
+    give_back();
+    drop(claim);
+    let entry = root.find("web").unwrap();
+    assert_eq!((entry.alive, entry.record.unwrap()), (false, before));
+    assert_eq!(entry.dir.wait().unwrap(), Some(7));
+    assert_eq!(std::fs::read_to_string(entry.dir.log_path()).unwrap(), "said");
+
+    let claim = root.reclaim(&record("web", 1)).unwrap();
+    claim.leave(0);
+    drop(claim);
+    assert_eq!(root.find("web").unwrap().dir.wait().unwrap(), Some(0));
+    // Another of its name is not it.
+    assert!(matches!(root.reclaim(&record("web", 2)), Err(StateError::NotFound { .. })));
+    assert!(remove(&root, &root.find("web").unwrap().dir).unwrap());
+    assert!(matches!(root.reclaim(&record("web", 1)), Err(StateError::NotFound { .. })));
+}
+
+#[test]
+fn a_record_that_names_anothers_disk_is_not_believed() {
+    let (_dir, root) = root();
+    let mut record = record("web", 1);
+    record.storage = Some(PathBuf::from("/etc/passwd"));
+    root.claim(&record).unwrap();
+    let message = root.find("web").unwrap().record.unwrap_err();
+    assert!(matches!(message, StateError::Corrupt { source: BadRecord::OtherStorage { .. }, .. }));
+}

@@ -69,6 +69,7 @@ pub(super) fn build(key: &Key, platform: &Platform, directory: &Path) -> Result<
         platform: copy,
         beginning: Beginning::ToBeSaved { state: file("state")?, memory: file("memory")? },
         disk: None,
+        storage: None,
         files: None,
         listener,
         agent,

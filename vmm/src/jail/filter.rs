@@ -90,16 +90,22 @@ const VCPU: &[c_long] = &[
     libc::SYS_exit, // its end
 ];
 
+/// What serving a disk takes, on the event loop or on a thread of its own.
+const DISK: &[c_long] = &[
+    libc::SYS_epoll_pwait,     // waiting
+    libc::SYS_preadv,          // reading
+    libc::SYS_pwritev,         // writing
+    libc::SYS_fdatasync,       // flush
+    libc::SYS_fallocate,       // discarding, and writing zeros
+    libc::SYS_timerfd_settime, // waiting for a limit
+];
+
 /// What the event loop does besides.
 const EVENT_LOOP: &[c_long] = &[
-    libc::SYS_epoll_pwait, // waiting
-    libc::SYS_accept4,     // a client of the listener
-    libc::SYS_recvfrom,    // what it says first
-    libc::SYS_recvmsg,     // from a socket into guest memory
-    libc::SYS_preadv,      // from a disk
-    libc::SYS_pwritev,     // to a disk
-    libc::SYS_fdatasync,   // flush
-    libc::SYS_getrandom,   // entropy for the guest; hash maps
+    libc::SYS_accept4,   // a client of the listener
+    libc::SYS_recvfrom,  // what it says first
+    libc::SYS_recvmsg,   // from a socket into guest memory
+    libc::SYS_getrandom, // entropy for the guest; hash maps
 ];
 
 /// What it does besides if the machine may be saved.
@@ -120,10 +126,15 @@ pub fn confine_vcpu(saving: Saving) -> Result<(), JailError> {
 pub fn confine_event_loop(saving: Saving) -> Result<(), JailError> {
     match saving {
         Saving::Allowed => {
-            confine(&[EVERYONE, EVENT_LOOP, SAVING], &[CLOSING, EVENT_LOOP_SAVING_IOCTLS])
+            confine(&[EVERYONE, DISK, EVENT_LOOP, SAVING], &[CLOSING, EVENT_LOOP_SAVING_IOCTLS])
         }
-        Saving::Forbidden => confine(&[EVERYONE, EVENT_LOOP], &[CLOSING]),
+        Saving::Forbidden => confine(&[EVERYONE, DISK, EVENT_LOOP], &[CLOSING]),
     }
+}
+
+/// Confines the thread of a disk.
+pub fn confine_disk() -> Result<(), JailError> {
+    confine(&[EVERYONE, DISK], &[CLOSING])
 }
 
 /// Confines every thread of a process beside the VMM, a server of one of its devices, to `calls`.
@@ -164,7 +175,7 @@ mod tests {
     #[test]
     fn a_vmm_needs_forty_system_calls_at_most() {
         let narrow = &[VCPU_IOCTLS.0, CLOSING.0];
-        let mut calls = [EVERYONE, VCPU, EVENT_LOOP, SAVING, narrow].concat();
+        let mut calls = [EVERYONE, VCPU, DISK, EVENT_LOOP, SAVING, narrow].concat();
         calls.sort_unstable();
         let named = calls.len();
         calls.dedup();

@@ -62,20 +62,27 @@ pub struct Served {
     pub more: bool,
 }
 
-/// Answers the requests in `queue`, each by how many bytes `answer` wrote. A request that is a lie
-/// comes back with nothing written. One round is as many requests as the queue holds, so that a guest
-/// that never pauses holds up nobody else.
+/// Answers the requests in `queue`, each by how many bytes `answer` wrote. `None` is an answer that is not
+/// given now: that request stays in the queue, and whoever calls this knows when to do so again. A request
+/// that is a lie comes back with nothing written. One round is as many requests as the queue holds, so that
+/// a guest that never pauses holds up nobody else.
 pub fn serve(
     queue: &mut Queue,
     memory: &Memory,
-    mut answer: impl FnMut(Buffers<'_>, Buffers<'_>) -> usize,
+    mut answer: impl FnMut(Buffers<'_>, Buffers<'_>) -> Option<usize>,
 ) -> Result<Served, Lie> {
     let mut served = false;
     let mut room = queue.size();
     loop {
         while let Some(chain) = next(queue, memory)? {
             let head = chain.head();
-            let written = chain.open().map_or(0, |(readable, writable)| answer(readable, writable));
+            let opened = chain.open();
+            let written = opened.map_or(Some(0), |(readable, writable)| answer(readable, writable));
+            let Some(written) = written else {
+                put_back(queue);
+                let interrupt = served && wants_interrupt(queue, memory)?;
+                return Ok(Served { interrupt, more: false });
+            };
             complete(queue, memory, head, written)?;
             served = true;
             room -= 1;
@@ -289,10 +296,33 @@ mod tests {
         guest.offer(&[(END, 4, false)]);
         guest.offer(&[(DATA, 4, true)]);
         let served =
-            serve(&mut guest.queue(), &guest.memory, |_, mut into| into.copy_from(b"abcdef"));
+            serve(&mut guest.queue(), &guest.memory, |_, mut into| Some(into.copy_from(b"abcdef")));
         assert_eq!(served, Ok(Served { interrupt: true, more: false }));
         assert_eq!(guest.used(), [(0, 0), (1, 4)]);
         assert_eq!(guest.read(DATA, 4), b"abcd");
+    }
+
+    #[test]
+    fn a_request_that_is_not_answered_now_is_the_next_one_later() {
+        let mut guest = Driver::new();
+        guest.offer(&[(DATA, 4, true)]);
+        guest.offer(&[(DATA + 8, 4, true)]);
+        let mut queue = guest.queue();
+        let mut room = 1;
+        let served = serve(&mut queue, &guest.memory, |_, mut into| {
+            (room > 0).then(|| {
+                room -= 1;
+                into.copy_from(b"first")
+            })
+        });
+        assert_eq!(served, Ok(Served { interrupt: true, more: false }));
+        assert_eq!(guest.used(), [(0, 4)]);
+        serve(&mut queue, &guest.memory, |_, mut into| Some(into.copy_from(b"second"))).unwrap();
+        assert_eq!(guest.used(), [(0, 4), (1, 4)]);
+        assert_eq!(
+            (guest.read(DATA, 4), guest.read(DATA + 8, 4)),
+            (b"firs".into(), b"seco".into())
+        );
     }
 
     #[test]
@@ -301,7 +331,7 @@ mod tests {
         for _ in 0..SIZE {
             guest.offer(&[(DATA, 1, true)]);
         }
-        let served = serve(&mut guest.queue(), &guest.memory, |_, _| 0);
+        let served = serve(&mut guest.queue(), &guest.memory, |_, _| Some(0));
         assert_eq!(served, Ok(Served { interrupt: true, more: true }));
         assert_eq!(guest.used().len(), usize::from(SIZE));
     }

@@ -80,8 +80,8 @@ impl Live {
 /// A kick for each of a device's queues: the guest's "look into this queue".
 pub type Kicks = Arc<[EventFd]>;
 
-/// `EventFd` lends its descriptor by number only.
-pub fn borrow(event: &EventFd) -> BorrowedFd<'_> {
+/// `EventFd` and its like lend their descriptors by number only.
+pub fn borrow(event: &impl AsRawFd) -> BorrowedFd<'_> {
     // SAFETY: the descriptor is open for as long as `event` is borrowed.
     unsafe { BorrowedFd::borrow_raw(event.as_raw_fd()) }
 }

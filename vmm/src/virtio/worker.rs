@@ -1,4 +1,4 @@
-//! The worker of a device that answers requests one by one.
+//! The worker of a device that answers requests one by one, and at once.
 
 use std::io;
 use std::sync::{Arc, Mutex};
@@ -73,7 +73,7 @@ impl<C: Core> Subscriber for Inner<C> {
         }
         let Some(queue) = live.queues.get_mut(index) else { return };
         let core = &mut self.core;
-        match chain::serve(queue, &live.memory, |from, into| core.answer(from, into)) {
+        match chain::serve(queue, &live.memory, |from, into| Some(core.answer(from, into))) {
             Ok(served) => {
                 if served.interrupt {
                     live.irq.used_ring();

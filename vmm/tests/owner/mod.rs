@@ -105,6 +105,12 @@ pub fn file(bytes: &[u8]) -> File {
     file
 }
 
+/// The same, open for reading alone.
+pub fn read_only(bytes: &[u8]) -> File {
+    let file = file(bytes);
+    File::open(format!("/proc/self/fd/{}", file.as_raw_fd())).unwrap()
+}
+
 impl Vm {
     /// The next report. `None` when there will be no more.
     pub fn report(&mut self) -> Option<Report> {

@@ -27,6 +27,7 @@ pub(super) use self::added::{Added, write_pid_file};
 pub(super) use self::create::{Bundled, run};
 pub(super) use self::delete::delete;
 pub(super) use self::processes::processes;
+pub(super) use self::start::start_again;
 pub(super) use self::threads::threads;
 
 /// What an OCI runtime gives back when something goes wrong.

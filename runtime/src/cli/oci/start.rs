@@ -1,19 +1,23 @@
 use clap::Args;
 
 use super::known;
+use crate::detach;
 use crate::exit::Failure;
 use crate::oci::hooks;
 use crate::oci::state::State;
 use crate::orders::{Order, order};
 use crate::settings::Settings;
 use crate::state::record::Status;
+use crate::state::{Entry, Root, StateError};
 use crate::visit::Visited;
+use crate::wishes::Wishes;
 
-/// Let the process of a created container go.
+/// Start containers again that have ended, in the background, or let the process of a bundle's created one go.
 #[derive(Args, Debug)]
 pub(in crate::cli) struct Start {
-    /// The container.
-    id: String,
+    /// The containers' names, or the beginnings of their ids.
+    #[arg(required = true, value_name = "NAME")]
+    names: Vec<String>,
 }
 
 /// It is not at the point where that can be done.
@@ -24,11 +28,40 @@ struct NotCreated {
     status: Status,
 }
 
+/// Nothing says how it was started.
+#[derive(Debug, thiserror::Error)]
+#[error("container {name} was made by an older microvm: how to start it is not written down")]
+struct NoWishes {
+    name: String,
+}
+
 impl Start {
     pub(super) fn call(self, settings: &Settings) -> Result<u8, Failure> {
-        start(settings, &self.id)?;
+        for name in &self.names {
+            let entry = Root::open(&settings.root)?.find(name)?;
+            if entry.record.as_ref().is_ok_and(|record| record.oci.is_none()) {
+                start_again(settings, entry)?;
+                println!("{name}");
+            } else {
+                start(settings, name)?;
+            }
+        }
         Ok(0)
     }
+}
+
+/// Starts a container of an image or directory that has ended: with the name, the command and the disk that it
+/// had, and nothing of what it wrote elsewhere.
+pub(in crate::cli) fn start_again(settings: &Settings, entry: Entry) -> Result<(), Failure> {
+    let record = entry.record?;
+    let name = record.name.to_string();
+    if entry.alive {
+        return Err(StateError::Running { name: record.name }.into());
+    }
+    let wishes = record.wishes.clone().ok_or(NoWishes { name })?;
+    let wishes = Wishes { detach: true, ..wishes };
+    detach::start(settings.clone(), wishes, Some(record))?;
+    Ok(())
 }
 
 pub(super) fn start(settings: &Settings, id: &str) -> Result<(), Failure> {
