@@ -19,6 +19,7 @@ mod soak;
 mod stdio;
 mod systemd;
 mod terminals;
+mod volumes;
 mod walk;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -51,6 +52,7 @@ const CHAPTERS: &[(&str, &[Story])] = &[
     ("bad_input", bad_input::STORIES),
     ("images", images::STORIES),
     ("shares", shares::STORIES),
+    ("volumes", volumes::STORIES),
     ("crashes", crashes::STORIES),
     ("hostile_guest", hostile_guest::STORIES),
     ("bundles", bundles::STORIES),

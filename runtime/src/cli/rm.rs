@@ -1,10 +1,12 @@
 use clap::Args;
 
 use super::oci;
+use super::volume::volumes;
 use crate::exit::Failure;
 use crate::settings::Settings;
 use crate::state::{Root, StateError};
 use crate::visit::Visited;
+use crate::volumes::Anonymous;
 
 /// Remove ended containers.
 #[derive(Args, Debug)]
@@ -12,6 +14,9 @@ pub(super) struct Rm {
     /// End running ones first.
     #[arg(short, long)]
     force: bool,
+    /// With the volumes that were made for them alone.
+    #[arg(short, long)]
+    volumes: bool,
     /// The containers' names, or the beginnings of their ids.
     #[arg(required = true, value_name = "NAME")]
     names: Vec<String>,
@@ -30,7 +35,11 @@ impl Rm {
             if entry.alive && self.force {
                 Visited::new(root.find(word)?)?.end(None)?;
             }
+            let own = entry.record.map(|record| record.own_volumes).unwrap_or_default();
             root.remove(&entry.dir, || Ok::<_, StateError>(()))?;
+            if self.volumes && !own.is_empty() {
+                drop(Anonymous { volumes: volumes(settings)?, root: root.clone(), names: own });
+            }
             println!("{word}");
         }
         Ok(0)

@@ -28,7 +28,7 @@ pub(super) fn ram_bytes(word: Option<&str>, host_bytes: u64) -> Result<u64, Plan
 
 /// Bytes, as docker reads them: a number, perhaps with a point in it, then `b`, `k`, `m`, `g` or `t`
 /// of 1024 each, as small or large letters, perhaps with `b` or `ib` behind.
-fn size(word: &str) -> Option<u64> {
+pub(super) fn size(word: &str) -> Option<u64> {
     let word = word.to_ascii_lowercase();
     let digits = word.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
     let unit = match &word[digits.len()..] {
