@@ -22,6 +22,8 @@ pub struct Config {
     pub working_dir: Option<String>,
     /// The signal that asks it to end, `SIGTERM` or a number.
     pub stop_signal: Option<String>,
+    /// Places for data that outlives what is written elsewhere.
+    pub volumes: Vec<String>,
     /// Words about the image.
     pub labels: BTreeMap<String, String>,
 }
@@ -77,6 +79,7 @@ impl Description {
             user: word(says.user()),
             working_dir: word(says.working_dir()),
             stop_signal: word(says.stop_signal()),
+            volumes: list(says.volumes()),
             labels: says.labels().clone().unwrap_or_default().into_iter().collect(),
         };
         Ok(Self {
@@ -105,6 +108,7 @@ mod tests {
         let wanted = Config {
             command: vec!["sh".to_owned()],
             env: vec!["A=b".to_owned()],
+            volumes: vec!["/v".to_owned()],
             ..Config::default()
         };
         assert_eq!(description.config, wanted);

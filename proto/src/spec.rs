@@ -232,6 +232,13 @@ pub struct Mount {
     /// As `mount -o` takes them.
     #[serde(default)]
     pub options: Vec<String>,
+    /// Of a share that is an empty directory: what the root has at the destination is copied into it first.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub copies_up: bool,
+}
+
+fn is_false(said: &bool) -> bool {
+    !said
 }
 
 /// OCI `process`.

@@ -208,6 +208,7 @@ fn a_full_container_stands() {
             kind: Some("proc".into()),
             source: Some("proc".into()),
             share: None,
+            copies_up: false,
             options: vec!["nosuid".into()],
         }],
         masked_paths: vec!["/proc/keys".into()],
@@ -279,6 +280,18 @@ fn words_that_mean_nothing_here_are_refused() {
     ] {
         assert!(frame::decode::<Call>(json.as_bytes()).is_err(), "{json}");
     }
+}
+
+#[test]
+fn a_volume_that_is_filled_stands() {
+    let mount = Mount {
+        destination: "/data".into(),
+        share: Some("volume0".into()),
+        copies_up: true,
+        ..Mount::default()
+    };
+    let json = r#"{"destination":"/data","share":"volume0","options":[],"copies_up":true}"#;
+    stands(mount, json);
 }
 
 #[test]

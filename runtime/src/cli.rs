@@ -22,6 +22,7 @@ mod stop;
 mod tag;
 mod template;
 mod version;
+mod volume;
 mod wait;
 
 use std::fs::File;
@@ -106,6 +107,7 @@ enum Verb {
     Rmi(rmi::Rmi),
     Prune(prune::Prune),
     Template(template::Templates),
+    Volume(volume::VolumeVerbs),
     Doctor(doctor::Doctor),
     Version(version::Version),
     #[command(flatten)]
@@ -164,6 +166,7 @@ fn call(cli: Cli) -> Result<u8, Failure> {
         Verb::Rmi(verb) => verb.call(&settings),
         Verb::Prune(verb) => verb.call(&settings),
         Verb::Template(verb) => verb.call(&settings),
+        Verb::Volume(verb) => verb.call(&settings),
         Verb::Doctor(verb) => verb.call(&settings),
         Verb::Version(verb) => verb.call(),
         Verb::Oci(verb) => verb.call(settings),

@@ -37,6 +37,7 @@ mod timeline;
 mod undo;
 mod visit;
 mod vm;
+mod volumes;
 mod wishes;
 
 use std::env;

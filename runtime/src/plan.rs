@@ -1,6 +1,7 @@
 //! Every policy of `run` and `exec`, in pure functions: nothing here touches the machine.
 
 mod defaults;
+mod places;
 mod shares;
 mod storage;
 mod values;
@@ -15,7 +16,8 @@ use crate::labels::Labels;
 use crate::state::record::{BadName, Id, Name};
 use crate::wishes::{ProcessWishes, Wishes};
 
-pub(crate) use self::shares::{ROOT, Shared};
+pub(crate) use self::places::BadMount;
+pub(crate) use self::shares::{ROOT, Shared, Volume};
 pub(crate) use self::storage::Storage;
 use self::storage::Upper;
 pub(crate) use self::values::{USUAL_RAM_BYTES, limit_bytes, signal_number};
@@ -60,6 +62,8 @@ pub(crate) struct Plan {
     pub(crate) shares: Vec<Shared>,
     /// The disk it writes to, if it has one.
     pub(crate) storage: Option<Storage>,
+    /// And what of the volumes.
+    pub(crate) volumes: Vec<Volume>,
 }
 
 /// Why something cannot be done as it was asked for.
@@ -115,11 +119,22 @@ pub(crate) enum PlanError {
         /// What was said.
         word: String,
     },
-    /// A volume that is none.
-    #[error("--volume {word:?} is not SRC:DST or SRC:DST:ro with absolute paths")]
-    Volume {
-        /// What was said.
-        word: String,
+    /// Something that cannot be mounted as it was said.
+    #[error(transparent)]
+    Mount(#[from] BadMount),
+    /// Two mounts hide one another.
+    #[error("two mounts at {}", place.display())]
+    SamePlace {
+        /// Where.
+        place: PathBuf,
+    },
+    /// An image that would fill the host with directories.
+    #[error("the image has {count} volumes, over the limit of {most}")]
+    ManyVolumes {
+        /// How many.
+        count: usize,
+        /// How many it may have.
+        most: usize,
     },
     /// A place for what is written that is none.
     #[error("--storage {word:?}: {what}")]
@@ -199,7 +214,7 @@ pub(crate) fn container(
         read_only: false,
         recursive: true,
     });
-    let (volumes, mounts): (Vec<_>, Vec<_>) = shares::volumes(&wishes.volumes)?.into_iter().unzip();
+    let mounts = shares::mounts(&image.volumes, wishes, host.id.as_ref())?;
     let (vcpus, ram_bytes) = size(wishes.memory.as_deref(), wishes.cpus.as_deref(), host)?;
     let (root_of_container, storage) = match (&root, wishes.storage.as_deref()) {
         (Some(_), Some(_)) => return Err(PlanError::StorageOfDirectory),
@@ -215,7 +230,7 @@ pub(crate) fn container(
             root: root_of_container,
             readonly: wishes.read_only,
             hostname: Some(hostname),
-            mounts: [defaults::mounts(), mounts].concat(),
+            mounts: mounts.mounts,
             masked_paths: defaults::masked_paths(),
             readonly_paths: defaults::readonly_paths(),
             process,
@@ -228,8 +243,9 @@ pub(crate) fn container(
             .as_deref()
             .and_then(|word| signal_number(word).ok())
             .unwrap_or(Signal::SIGTERM as i32),
-        shares: root.into_iter().chain(volumes).collect(),
+        shares: root.into_iter().chain(mounts.shares).collect(),
         storage,
+        volumes: mounts.volumes,
     })
 }
 

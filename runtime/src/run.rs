@@ -6,7 +6,7 @@ use std::io;
 use crate::attend::AttendError;
 use crate::host::{self, HostError};
 use crate::kvm::KvmError;
-use crate::plan::{self, PlanError};
+use crate::plan::{self, Plan, PlanError, Shared};
 use crate::platform::{self, Platform, PlatformError};
 use crate::sandbox::{BootError, Disk, Planned, Storage};
 use crate::settings::Settings;
@@ -18,6 +18,7 @@ use crate::storage;
 use crate::template::{self, TemplateError};
 use crate::terminal::{self, Raw};
 use crate::timeline::Timeline;
+use crate::volumes::{Anonymous, Turn, VolumeError, Volumes};
 use crate::wishes::Wishes;
 
 /// Why a container did not run to its end.
@@ -47,6 +48,9 @@ pub(crate) enum RunError {
         /// Why it cannot be opened.
         source: io::Error,
     },
+    /// A volume.
+    #[error(transparent)]
+    Volume(#[from] VolumeError),
     /// A directory or file of the host.
     #[error("share")]
     Share(#[from] ShareError),
@@ -137,7 +141,10 @@ pub(crate) fn run(
         .map(|(path, image)| Ok(Disk { file: File::open(path)?, image }))
         .transpose()
         .map_err(|source| RunError::Disk { image: image.to_owned(), source })?;
-    let shares = plan.shares.iter().map(Share::open).collect::<Result<_, _>>()?;
+    // Given out and written down in one turn: nobody removes a volume in between.
+    let (volumes, _own) = provide(settings, &root, &plan)?;
+    let shared = plan.shares.iter().chain(volumes.iter().flat_map(|(shared, _)| shared));
+    let shares = shared.map(Share::open).collect::<Result<_, _>>()?;
     timeline.mark("root opened");
     // From here on a signal is an end to be reported and not to be suffered: there will be traces.
     let signals = Signals::catch().map_err(RunError::Signals)?;
@@ -165,7 +172,9 @@ pub(crate) fn run(
         debug: settings.debug,
         oci: None,
     };
-    let running = planned.claim(&root)?.boot(timeline)?;
+    let claimed = planned.claim(&root)?;
+    drop(volumes);
+    let running = claimed.boot(timeline)?;
     let front = running.front(wishes.process.interactive)?;
     let _raw = raw_terminal(wishes)?;
     let end = running.attend(front, &signals, timeline, || started(&id));
@@ -176,6 +185,39 @@ pub(crate) fn run(
             Err(RunError::Attend { name, source })
         }
     }
+}
+
+/// What of the volumes is shared, and the right to give it out.
+type Provided = Option<(Vec<Shared>, Turn)>;
+
+/// Makes the volumes that are not there yet. Those that nobody named go with the container, or before it
+/// if it is not to be.
+fn provide(
+    settings: &Settings,
+    root: &Root,
+    plan: &Plan,
+) -> Result<(Provided, Option<Anonymous>), RunError> {
+    if plan.volumes.is_empty() {
+        return Ok((None, None));
+    }
+    image::Store::open(&settings.store)?;
+    let volumes = Volumes::open(&settings.store)?;
+    let turn = volumes.turn()?;
+    let own = plan.volumes.iter().filter(|volume| volume.anonymous);
+    let own = own.map(|volume| volume.name.clone()).collect();
+    let own = Anonymous { volumes: volumes.clone(), root: root.clone(), names: own };
+    let mut shared = Vec::new();
+    for volume in &plan.volumes {
+        let plan::Volume { share, name, anonymous, labels, read_only } = volume;
+        volumes.provide(name, labels, *anonymous, &turn)?;
+        shared.push(Shared {
+            name: share.clone(),
+            path: volumes.data(name),
+            read_only: *read_only,
+            recursive: true,
+        });
+    }
+    Ok((Some((shared, turn)), Some(own)))
 }
 
 /// A person at a terminal who talks to one inside does not talk to ours.

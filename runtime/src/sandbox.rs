@@ -154,6 +154,12 @@ impl Planned {
         record.detached = self.detached;
         record.stop_signal = self.plan.stop_signal;
         record.oci = self.oci.clone();
+        let names = |only_own: bool| {
+            let volumes = self.plan.volumes.iter();
+            let meant = volumes.filter(move |volume| volume.anonymous || !only_own);
+            meant.map(|volume| volume.name.clone()).collect()
+        };
+        (record.volumes, record.own_volumes) = (names(false), names(true));
         record.image_id = self.disk.as_ref().map(|disk| disk.image.to_string());
         record.wishes.clone_from(&self.wishes);
         if !self.remove {

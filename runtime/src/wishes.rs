@@ -36,8 +36,9 @@ pub(crate) struct Wishes {
     /// written there.
     #[arg(long, value_name = "DIR")]
     pub(crate) rootfs: Option<PathBuf>,
-    /// Mount a directory or file of this machine in the container; `ro` for reading only.
-    #[arg(short, long = "volume", value_name = "SRC:DST[:ro]")]
+    /// Mount a directory or file of this machine, or a volume by its name; `ro` for reading only. Without
+    /// SRC the volume is the container's own.
+    #[arg(short, long = "volume", value_name = "[SRC:]DST[:OPTIONS]")]
     #[serde(default)]
     pub(crate) volumes: Vec<String>,
     /// Where what the container writes to its root goes: a disk of its own (size=10g), which stays until the
@@ -47,6 +48,14 @@ pub(crate) struct Wishes {
     #[arg(long, value_name = "size=SIZE[,KEY=VALUE...]")]
     #[serde(default)]
     pub(crate) storage: Option<String>,
+    /// The same by keys: type=bind|volume|tmpfs, src, dst, readonly, …
+    #[arg(long = "mount", value_name = "KEY=VALUE,…")]
+    #[serde(default)]
+    pub(crate) mounts: Vec<String>,
+    /// Mount an empty directory in the VM's memory: /tmp:size=64m,mode=1777
+    #[arg(long, value_name = "DST[:OPTIONS]")]
+    #[serde(default)]
+    pub(crate) tmpfs: Vec<String>,
     /// The container cannot write to its root.
     #[arg(long)]
     pub(crate) read_only: bool,

@@ -21,6 +21,7 @@ mod stdio;
 mod storage;
 mod systemd;
 mod terminals;
+mod volumes;
 mod walk;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -54,6 +55,7 @@ const CHAPTERS: &[(&str, &[Story])] = &[
     ("images", images::STORIES),
     ("shares", shares::STORIES),
     ("storage", storage::STORIES),
+    ("volumes", volumes::STORIES),
     ("crashes", crashes::STORIES),
     ("hostile_guest", hostile_guest::STORIES),
     ("bundles", bundles::STORIES),

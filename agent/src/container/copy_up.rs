@@ -1,4 +1,5 @@
-//! What an image has where a `tmpfs` is mounted, copied into it: `tmpcopyup`.
+//! What an image has where a `tmpfs` or a volume is mounted, copied into it: `tmpcopyup`, and what docker
+//! does with a volume that is empty.
 
 use std::fs::File;
 use std::io;
@@ -7,7 +8,7 @@ use std::path::Path;
 
 use rustix::fs::{
     AtFlags, Dir, FileType, Gid, Mode, OFlags, RawMode, Stat, Timespec, Timestamps, Uid, chownat,
-    fchmod, fchown, futimens, mkdirat, mknodat, openat, readlinkat, statat, symlinkat,
+    fchmod, fchown, fstat, futimens, mkdirat, mknodat, openat, readlinkat, statat, symlinkat,
 };
 use rustix::io::Errno;
 
@@ -35,6 +36,26 @@ pub(crate) fn copy(root: &Within<'_>, from: &Path, to: &OwnedFd) -> Result<(), C
         Err(Errno::NOENT | Errno::NOTDIR) => Ok(()),
         Err(errno) => Err(CopyError::Refused { file: from.display().to_string(), errno }),
     }
+}
+
+/// Copies what is at `from`, if it is a directory, into the mount `to` as [`copy`] does, and makes that look
+/// like it; but only if nothing is there yet.
+pub(crate) fn fill(root: &Within<'_>, from: &Path, to: &OwnedFd) -> Result<(), CopyError> {
+    let file = || from.display().to_string();
+    let refused = |errno| CopyError::Refused { file: file(), errno };
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let source = match root.open(from, flags) {
+        Err(Errno::NOENT | Errno::NOTDIR) => return Ok(()),
+        source => source.map_err(refused)?,
+    };
+    let place = openat(to, ".", flags, Mode::empty()).map_err(refused)?;
+    for entry in Dir::read_from(&place).map_err(refused)? {
+        if !matches!(entry.map_err(refused)?.file_name().to_bytes(), b"." | b"..") {
+            return Ok(());
+        }
+    }
+    contents(&source, &place, 0)?;
+    dress(&place, &fstat(&source).map_err(refused)?).map_err(refused)
 }
 
 fn contents(from: &OwnedFd, to: &OwnedFd, depth: usize) -> Result<(), CopyError> {

@@ -35,7 +35,7 @@ pub(crate) enum MountError {
     Meaningless { destination: String, option: String },
     #[error("mounts: {destination}: {kind} must be mounted on ordinary directory")]
     OnLink { destination: String, kind: String },
-    #[error("mounts: {destination}: tmpcopyup: {error}")]
+    #[error("mounts: {destination}: copying what the image has there: {error}")]
     CopyUp { destination: String, error: CopyError },
     #[error("mounts: {destination}: source {from}: {}", words(*.errno))]
     Source { destination: String, from: String, errno: Errno },
@@ -114,6 +114,10 @@ pub(crate) fn mount(root: &Within<'_>, mount: &Mount) -> Result<(), MountError> 
         Some(bind) => bound(mount, bind)?,
         None => (new_mount(root, mount, &options)?, true),
     };
+    if mount.copies_up && share.is_some() && is_directory {
+        copy_up::fill(root, &mount.destination, &tree)
+            .map_err(|error| MountError::CopyUp { destination: destination(), error })?;
+    }
     if options.copies_up {
         copy_up::copy(root, &mount.destination, &tree)
             .map_err(|error| MountError::CopyUp { destination: destination(), error })?;

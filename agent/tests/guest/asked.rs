@@ -40,6 +40,7 @@ pub(crate) fn container(root: &Path, args: &[&str]) -> Container {
         kind: Some(kind.into()),
         source: Some(kind.into()),
         share: None,
+        copies_up: false,
         options: options.iter().map(|option| option.to_string()).collect(),
     };
     Container {

@@ -59,6 +59,7 @@ fn describe(store: &Store, image: &Image) -> Result<Value, Failure> {
             "User": config.user,
             "WorkingDir": config.working_dir,
             "StopSignal": config.stop_signal,
+            "Volumes": config.volumes,
             "Labels": config.labels,
         },
     }))

@@ -1,11 +1,13 @@
 use clap::Args;
 
 use super::oci;
+use super::volume::volumes;
 use crate::exit::Failure;
 use crate::settings::Settings;
 use crate::state::Root;
 use crate::storage;
 use crate::visit::Visited;
+use crate::volumes::Anonymous;
 
 /// Remove ended containers.
 #[derive(Args, Debug)]
@@ -13,6 +15,9 @@ pub(super) struct Rm {
     /// End running ones first.
     #[arg(short, long)]
     force: bool,
+    /// With the volumes that were made for them alone.
+    #[arg(short, long)]
+    volumes: bool,
     /// The containers' names, or the beginnings of their ids.
     #[arg(required = true, value_name = "NAME")]
     names: Vec<String>,
@@ -31,10 +36,16 @@ impl Rm {
             if entry.alive && self.force {
                 Visited::new(root.find(word)?)?.end(None)?;
             }
-            let disk = entry.record.ok().and_then(|record| record.storage);
+            let (disk, own) = match entry.record {
+                Ok(record) => (record.storage, record.own_volumes),
+                Err(_) => Default::default(),
+            };
             root.remove(&entry.dir, || {
                 Ok::<_, Failure>(disk.as_deref().map_or(Ok(()), storage::remove)?)
             })?;
+            if self.volumes && !own.is_empty() {
+                drop(Anonymous { volumes: volumes(settings)?, root: root.clone(), names: own });
+            }
             println!("{word}");
         }
         Ok(0)

@@ -46,6 +46,7 @@ pub(super) fn mounts(
             source,
             share,
             options,
+            copies_up: false,
         });
     }
     Ok((mounts, lent))

@@ -138,6 +138,7 @@ pub(crate) fn decide(bundle: &Bundle, name: Name, host: &Host) -> Result<Decided
             ram_bytes: ram_bytes(&limits, host.memory_bytes),
             container,
             shares: [vec![root], lent].concat(),
+            volumes: vec![],
             stop_signal: 15,
             labels,
         },

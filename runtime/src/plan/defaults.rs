@@ -104,8 +104,8 @@ pub(super) fn mounts() -> Vec<Mount> {
         destination: PathBuf::from(destination),
         kind: Some(kind.to_owned()),
         source: Some(source.to_owned()),
-        share: None,
         options: options.split(',').map(str::to_owned).collect(),
+        ..Mount::default()
     };
     MOUNTS.map(mount).to_vec()
 }

@@ -110,10 +110,71 @@ fn a_volume_is_a_share_and_a_mount_of_it() {
         assert_eq!(mount.destination, Path::new(destination));
         assert_eq!(mount.share.as_ref(), Some(&shared.name));
     }
-    for word in ["data:/data", "/data", "/a:b", "/a:/b:z", "/a:/b:ro:ro", ""] {
-        let message = refused(&Wishes { volumes: words(&[word]), ..run(&["demo", "sh"]) });
-        assert!(message.starts_with(&format!("--volume {word:?}")), "{message}");
-    }
+}
+
+fn destinations(plan: &Plan) -> Vec<&str> {
+    let usual = defaults::mounts().len();
+    let mounts = plan.container.mounts[usual..].iter();
+    mounts.map(|mount| mount.destination.to_str().unwrap()).collect()
+}
+
+#[test]
+fn what_is_mounted_in_something_else_comes_behind_it_whatever_the_order() {
+    let wishes = Wishes {
+        volumes: words(&["/srv:/data/a/b", "/srv:/data"]),
+        mounts: words(&["type=tmpfs,dst=/data/a"]),
+        tmpfs: words(&["/other/a", "/b"]),
+        ..run(&["demo", "sh"])
+    };
+    let plan = planned(&wishes);
+    assert_eq!(destinations(&plan), ["/data", "/b", "/data/a", "/other/a", "/data/a/b"]);
+}
+
+#[test]
+fn two_mounts_at_one_place_are_refused_and_a_usual_one_is_replaced() {
+    let at = |volumes: &[&str], tmpfs: &[&str]| Wishes {
+        volumes: words(volumes),
+        tmpfs: words(tmpfs),
+        ..run(&["demo", "sh"])
+    };
+    assert_eq!(refused(&at(&["/a:/data", "/b:/data/"], &[])), "two mounts at /data");
+    assert_eq!(refused(&at(&["/a:/data"], &["/x/../data"])), "two mounts at /data");
+    let of = |wishes: &Wishes, place: &str| {
+        let mounts = planned(wishes).container.mounts.into_iter();
+        mounts.filter(|mount| mount.destination == Path::new(place)).collect::<Vec<_>>()
+    };
+    let shm = of(&at(&[], &["/dev/shm:size=1g"]), "/dev/shm");
+    assert_eq!(shm.len(), 1);
+    assert!(shm[0].options.contains(&"size=1g".to_owned()));
+    let dev = at(&["/dev:/dev"], &[]);
+    assert_eq!(of(&dev, "/dev").len(), 1);
+    assert_eq!(of(&dev, "/dev/pts").len(), 0);
+}
+
+#[test]
+fn an_images_volumes_are_the_containers_own_unless_somebody_has_another_wish() {
+    let image = image::Config {
+        command: words(&["sh"]),
+        volumes: words(&["/var/lib/data", "var/log/"]),
+        ..image::Config::default()
+    };
+    let wishes = Wishes { volumes: words(&["logs:/var/log", "/new"]), ..run(&["demo"]) };
+    let plan = container(&image, &wishes, &host()).unwrap();
+    let volumes: Vec<_> = plan.volumes.iter().map(|v| (v.name.as_ref(), v.anonymous)).collect();
+    let id = "ab".repeat(32);
+    let own = |number| format!("{id}-{number}");
+    assert_eq!(volumes, [(&own(0)[..], true), ("logs", false), (&own(2), true)]);
+    assert_eq!(destinations(&plan), ["/new", "/var/log", "/var/lib/data"]);
+    let mounts = plan.container.mounts.iter().filter(|mount| mount.share.is_some());
+    assert!(mounts.clone().all(|mount| mount.copies_up) && mounts.count() == 3);
+
+    let many = (0..65).map(|number| format!("/v{number}")).collect();
+    let image = image::Config { volumes: many, ..image };
+    let refused = container(&image, &wishes, &host()).unwrap_err().to_string();
+    assert_eq!(refused, "the image has 65 volumes, over the limit of 64");
+    let image = image::Config { volumes: words(&["/a/.."]), ..image };
+    let refused = container(&image, &wishes, &host()).unwrap_err().to_string();
+    assert_eq!(refused, "the image's volume \"/a/..\": the destination is the root");
 }
 
 #[test]

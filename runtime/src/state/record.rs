@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::oci::cgroup::Group;
 use crate::storage;
+use crate::volumes;
 use crate::wishes::Wishes;
 
 /// Version of [`Record`]'s shape. A record of another version is named, not guessed at.
@@ -39,6 +40,12 @@ pub(crate) struct Record {
     /// The id of that image, if it was one: its name may be another's by now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) image_id: Option<String>,
+    /// The volumes it has, which nobody removes while they are written down here.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) volumes: Vec<volumes::Name>,
+    /// Those of them that nobody named, made for it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) own_volumes: Vec<volumes::Name>,
     /// When it was made, RFC 3339.
     pub(crate) created: String,
     /// Nothing of it is kept once it has ended.
@@ -150,6 +157,8 @@ impl Record {
             supervisor: std::process::id(),
             image,
             image_id: None,
+            volumes: vec![],
+            own_volumes: vec![],
             created: now(),
             remove: false,
             detached: false,
