@@ -193,6 +193,7 @@ impl Claimed {
             beginning: planned.template.map_or(Beginning::Boot, Beginning::Restore),
             disk: planned.disk.map(|disk| disk.file),
             files: socket,
+            cards: vec![],
             listener,
             agent,
             vcpus: planned.plan.vcpus,

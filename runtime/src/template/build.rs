@@ -70,6 +70,7 @@ pub(super) fn build(key: &Key, platform: &Platform, directory: &Path) -> Result<
         beginning: Beginning::ToBeSaved { state: file("state")?, memory: file("memory")? },
         disk: None,
         files: None,
+        cards: vec![],
         listener,
         agent,
         vcpus: key.vcpus,
