@@ -8,15 +8,17 @@ use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use image::Digest;
 use proto::message::{ExitStatus, ProcessId};
+use proto::network::Network;
 use proto::stream::{Attach, Stream};
 
-use crate::attend::{AttendError, Attendance, Held, Wish};
+use crate::attend::{AttendError, Attendance, Belongings, Held, Wish};
 use crate::dial::{self, DialError};
 use crate::exit::Failure;
+use crate::network::{Redirects, Trace, Wiring};
 use crate::orders::Orders;
 use crate::plan::Plan;
 use crate::platform::Platform;
@@ -68,6 +70,7 @@ pub(crate) struct Claimed {
     traces: Undo,
     record: Record,
     planned: Planned,
+    wiring: Wiring,
     // Last, because it is the lock that says it is alive.
     claim: Claim,
 }
@@ -78,9 +81,11 @@ pub(crate) struct Running {
     session: Session,
     vm: Vm,
     files: Option<shares::Server>,
+    redirects: Redirects,
     traces: Undo,
     record: Record,
     plan: Plan,
+    network: Network,
     claim: Claim,
 }
 
@@ -138,7 +143,7 @@ impl Planned {
         traces.push(move || {
             let _ = root.withdraw(&name);
         });
-        Ok(Claimed { traces, record, planned: self, claim })
+        Ok(Claimed { traces, record, planned: self, wiring: Wiring::default(), claim })
     }
 }
 
@@ -170,9 +175,19 @@ impl Claimed {
         self.traces.push(step);
     }
 
+    /// Puts its VM on a network. If that is in a namespace that others keep, it is written down that something
+    /// may be left there.
+    pub(crate) fn connect(&mut self, wiring: Wiring, namespace: Option<&Path>) {
+        if let (Some(oci), Some(namespace)) = (&mut self.record.oci, namespace) {
+            oci.network = Some(Trace::of(&wiring, namespace));
+        }
+        self.wiring = wiring;
+    }
+
     /// Starts its VM.
     pub(crate) fn boot(self, timeline: &Timeline) -> Result<Running, BootError> {
-        let Self { traces, record, planned, claim } = self;
+        let Self { traces, record, planned, wiring, claim } = self;
+        let Wiring { cards, network, redirects } = wiring;
         let listener = UnixListener::bind(claim.dir.socket_path()).map_err(|source| {
             BootError::Socket { path: claim.dir.path().join("vsock.sock"), source }
         })?;
@@ -193,7 +208,7 @@ impl Claimed {
             beginning: planned.template.map_or(Beginning::Boot, Beginning::Restore),
             disk: planned.disk.map(|disk| disk.file),
             files: socket,
-            cards: vec![],
+            cards,
             listener,
             agent,
             vcpus: planned.plan.vcpus,
@@ -202,7 +217,8 @@ impl Claimed {
             labels: planned.plan.labels.clone(),
         })?;
         timeline.mark("vmm started");
-        Ok(Running { session, vm, files, traces, record, plan: planned.plan, claim })
+        let plan = planned.plan;
+        Ok(Running { session, vm, files, redirects, traces, record, plan, network, claim })
     }
 }
 
@@ -279,7 +295,10 @@ impl Running {
         let end = Attendance {
             process: process.clone(),
             session: self.session,
-            adopt: Some(self.vm.disk_sectors().to_vec()),
+            adopt: Some(Belongings {
+                disk_sectors: self.vm.disk_sectors().to_vec(),
+                network: self.network,
+            }),
             vm: Some(&mut self.vm),
             signals,
             front,
@@ -299,6 +318,7 @@ impl Running {
         }
         drop(self.vm);
         drop(self.files);
+        drop(self.redirects);
         timeline.mark("vm gone");
         let outcome = outcome(&end);
         self.claim.leave(outcome.exit_code);
