@@ -1,4 +1,4 @@
-//! What stands below all containers and is the host's to change: random numbers, time, disks.
+//! What stands below all containers and is the host's to change: random numbers, time, disks, network.
 //!
 //! A machine that was saved wakes up as often as somebody wants one, each time with the same random
 //! generator, the same time and slots with other disks in them. Before anything is made of it, this puts
@@ -18,6 +18,7 @@ use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, bind, recv,
 use rustix::time::{ClockId, Timespec, clock_settime};
 
 use crate::agent::Ground;
+use crate::network::{self, Parked};
 use crate::sys::random;
 use crate::words::Refused;
 
@@ -36,11 +37,14 @@ pub struct Kernel {
     /// Where it tells of disks that have changed. Listened to from before the machine is saved, so that
     /// nothing is missed.
     news: Option<OwnedFd>,
+    /// Network cards that nothing is behind.
+    parked: Option<Parked>,
 }
 
 impl Ground for Kernel {
     fn settle(&mut self) -> Result<(), Refused> {
         self.news = Some(listen().map_err(Refused::at("news of devices"))?);
+        self.parked = Some(network::park()?);
         Ok(())
     }
 
@@ -56,7 +60,7 @@ impl Ground for Kernel {
             let disk = format!("vd{letter}");
             self.wait_for(&disk, sectors).map_err(Refused::at(disk))?;
         }
-        Ok(())
+        network::connect(&adoption.network, self.parked.as_mut())
     }
 }
 

@@ -18,6 +18,7 @@ mod faults;
 pub mod ground;
 pub mod kmsg;
 mod lifecycle;
+mod network;
 mod process;
 mod processes;
 mod queries;

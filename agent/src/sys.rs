@@ -46,6 +46,8 @@ impl NewNamespaces {
     pub(crate) const MOUNT: Self = Self(libc::CLONE_NEWNS);
     /// The view of the cgroup hierarchy. A clone would make the parent's cgroup its root.
     pub(crate) const CGROUP: Self = Self(libc::CLONE_NEWCGROUP);
+    /// Interfaces, addresses, routes.
+    pub(crate) const NETWORK: Self = Self(libc::CLONE_NEWNET);
     /// Clocks, for children to be. They cannot be set once somebody lives by them.
     pub(crate) const TIME: Self = Self(CLONE_NEWTIME);
 

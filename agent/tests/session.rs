@@ -7,6 +7,7 @@ use std::io::{Read, Write};
 use guest::{Running, exec, first, process};
 use proto::frame;
 use proto::message::{Adoption, FaultKind, Hello, Reply, Request};
+use proto::network::Network;
 
 /// What is read until the agent closes, without its hello.
 fn rest(mut socket: impl Read) -> Vec<u8> {
@@ -91,7 +92,12 @@ fn powering_off_is_answered_before_it_is_done() {
 fn a_guest_that_was_saved_does_nothing_before_somebody_has_adopted_it_wholly() {
     let mut agent = Running::start();
     let adopt = |wall_clock_ns| {
-        Request::Adopt(Adoption { seed: [7; 32], wall_clock_ns, disk_sectors: vec![] })
+        Request::Adopt(Adoption {
+            seed: [7; 32],
+            wall_clock_ns,
+            disk_sectors: vec![],
+            network: Network::default(),
+        })
     };
     let ask = || Request::Processes { container: "web".into() };
     assert_eq!(agent.host.call(Request::Settle).unwrap(), Reply::Done);

@@ -11,6 +11,7 @@
 
 pub mod frame;
 pub mod message;
+pub mod network;
 pub mod spec;
 pub mod stream;
 

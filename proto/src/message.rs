@@ -7,6 +7,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::network::Network;
 use crate::spec::{Container, Process, TerminalSize};
 
 /// The first frame of a session, both ways.
@@ -147,6 +148,9 @@ pub struct Adoption {
     /// guest was saved has them once its driver has heard of it.
     #[serde(default)]
     pub disk_sectors: Vec<u64>,
+    /// The network that the guest is on, which works when this is answered.
+    #[serde(default, skip_serializing_if = "Network::is_empty")]
+    pub network: Network,
 }
 
 /// As much as the key of Linux's generator takes.

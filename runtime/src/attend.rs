@@ -18,6 +18,7 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use proto::message::{ExitStatus, ProcessId};
+use proto::network::Network;
 use proto::spec::{Container, Process, Stdio};
 use proto::stream::Stream;
 
@@ -50,8 +51,8 @@ pub(crate) struct Attendance<'a> {
     pub(crate) session: Session,
     /// The VM, if we are its owner.
     pub(crate) vm: Option<&'a mut Vm>,
-    /// The sectors of the guest's disks, if the guest is ours to adopt first.
-    pub(crate) adopt: Option<Vec<u64>>,
+    /// What the guest has of the host's, if it is ours to adopt first.
+    pub(crate) adopt: Option<Belongings>,
     /// Signals for the process.
     pub(crate) signals: &'a Signals,
     /// Where its output goes.
@@ -60,6 +61,15 @@ pub(crate) struct Attendance<'a> {
     pub(crate) held: Option<Held<'a>>,
     /// Where the time went.
     pub(crate) timeline: &'a Timeline,
+}
+
+/// What a guest is told that it has.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Belongings {
+    /// The sectors of its disks.
+    pub(crate) disk_sectors: Vec<u64>,
+    /// Its network.
+    pub(crate) network: Network,
 }
 
 /// Those who give orders about a container, and those who hear how far it is.

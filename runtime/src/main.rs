@@ -18,6 +18,7 @@ mod kvm;
 mod labels;
 mod log;
 mod mount;
+mod network;
 mod oci;
 mod orders;
 mod plan;

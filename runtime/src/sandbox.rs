@@ -8,16 +8,18 @@ use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use image::Digest;
 use proto::message::{ExitStatus, ProcessId};
+use proto::network::Network;
 use proto::stream::{Attach, Stream};
 use vmm::spec::DiskLimits;
 
-use crate::attend::{AttendError, Attendance, Held, Wish};
+use crate::attend::{AttendError, Attendance, Belongings, Held, Wish};
 use crate::dial::{self, DialError};
 use crate::exit::Failure;
+use crate::network::{Redirects, Trace, Wiring};
 use crate::orders::Orders;
 use crate::plan::Plan;
 use crate::platform::Platform;
@@ -88,6 +90,7 @@ pub(crate) struct Claimed {
     traces: Undo,
     record: Record,
     planned: Planned,
+    wiring: Wiring,
     // Last, because it is the lock that says it is alive.
     claim: Claim,
 }
@@ -98,9 +101,11 @@ pub(crate) struct Running {
     session: Session,
     vm: Vm,
     files: Option<shares::Server>,
+    redirects: Redirects,
     traces: Undo,
     record: Record,
     plan: Plan,
+    network: Network,
     claim: Claim,
 }
 
@@ -182,7 +187,7 @@ impl Planned {
                 claim
             }
         };
-        Ok(Claimed { traces, record, planned: self, claim })
+        Ok(Claimed { traces, record, planned: self, wiring: Wiring::default(), claim })
     }
 }
 
@@ -234,9 +239,19 @@ impl Claimed {
         self.traces.push(step);
     }
 
+    /// Puts its VM on a network. If that is in a namespace that others keep, it is written down that something
+    /// may be left there.
+    pub(crate) fn connect(&mut self, wiring: Wiring, namespace: Option<&Path>) {
+        if let (Some(oci), Some(namespace)) = (&mut self.record.oci, namespace) {
+            oci.network = Some(Trace::of(&wiring, namespace));
+        }
+        self.wiring = wiring;
+    }
+
     /// Starts its VM.
     pub(crate) fn boot(self, timeline: &Timeline) -> Result<Running, BootError> {
-        let Self { mut traces, record, mut planned, claim } = self;
+        let Self { mut traces, record, mut planned, wiring, claim } = self;
+        let Wiring { cards, network, redirects } = wiring;
         let storage = match planned.storage.take() {
             Some(storage) => {
                 let limits = storage.limits;
@@ -266,6 +281,7 @@ impl Claimed {
             disk: planned.disk.map(|disk| disk.file),
             storage,
             files: socket,
+            cards,
             listener,
             agent,
             vcpus: planned.plan.vcpus,
@@ -274,7 +290,8 @@ impl Claimed {
             labels: planned.plan.labels.clone(),
         })?;
         timeline.mark("vmm started");
-        Ok(Running { session, vm, files, traces, record, plan: planned.plan, claim })
+        let plan = planned.plan;
+        Ok(Running { session, vm, files, redirects, traces, record, plan, network, claim })
     }
 }
 
@@ -351,7 +368,10 @@ impl Running {
         let end = Attendance {
             process: process.clone(),
             session: self.session,
-            adopt: Some(self.vm.disk_sectors().to_vec()),
+            adopt: Some(Belongings {
+                disk_sectors: self.vm.disk_sectors().to_vec(),
+                network: self.network,
+            }),
             vm: Some(&mut self.vm),
             signals,
             front,
@@ -371,6 +391,7 @@ impl Running {
         }
         drop(self.vm);
         drop(self.files);
+        drop(self.redirects);
         timeline.mark("vm gone");
         let outcome = outcome(&end);
         self.claim.leave(outcome.exit_code);

@@ -17,8 +17,8 @@ use rustix::net::{
 };
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use vmm::spec::{
-    Begin, DiskLimits, DiskSpec, Ending, FsSpec, HostPort, Inherited, Order, Report, SnapshotSpec,
-    VmSpec, VsockSpec,
+    Begin, DiskLimits, DiskSpec, Ending, FsSpec, HostPort, Inherited, NetSpec, Order, Report,
+    SnapshotSpec, VmSpec, VsockSpec,
 };
 
 use crate::attend::AttendError;
@@ -66,6 +66,8 @@ pub(crate) struct Parts {
     pub(crate) storage: Option<Storage>,
     /// The way to the server of the host's files, if the guest sees any.
     pub(crate) files: Option<OwnedFd>,
+    /// Its network cards, [`NETWORK_SLOTS`] at most.
+    pub(crate) cards: Vec<Card>,
     /// Where clients of the guest's ports come.
     pub(crate) listener: UnixListener,
     /// What the guest's agent dials when it is ready.
@@ -95,6 +97,20 @@ struct Slot {
     own_threads: bool,
     limits: DiskLimits,
 }
+
+/// A network card and the wire it is at.
+#[derive(Debug)]
+pub(crate) struct Card {
+    /// A tap with headers for offloads.
+    pub(crate) tap: OwnedFd,
+    /// Its address.
+    pub(crate) mac: [u8; 6],
+    /// The longest packet.
+    pub(crate) mtu: u16,
+}
+
+/// The network slots of a template: an interface more is refused.
+pub(crate) const NETWORK_SLOTS: usize = 4;
 
 /// How a VM begins.
 pub(crate) enum Beginning {
@@ -186,6 +202,7 @@ impl Vm {
                 tag: shares::TAG.to_owned(),
                 socket: parts.files.as_ref().map(inherited),
             }),
+            nets: nets(&parts.cards, has_every_slot),
             serial_log: parts.debug.then(|| inherited(&stderr)),
             capture: match &parts.beginning {
                 Beginning::ToBeSaved { state, memory } => {
@@ -340,6 +357,16 @@ fn no_disk() -> io::Result<File> {
 /// The same file, open for reading alone.
 fn read_only(file: &File) -> io::Result<File> {
     File::open(format!("/proc/self/fd/{}", file.as_raw_fd()))
+}
+
+/// A slot for each card, and with `has_every_slot` the empty ones.
+fn nets(cards: &[Card], has_every_slot: bool) -> Vec<Option<NetSpec>> {
+    let net = |card: &Card| NetSpec { tap: inherited(&card.tap), mac: card.mac, mtu: card.mtu };
+    let mut nets: Vec<_> = cards.iter().map(|card| Some(net(card))).collect();
+    if has_every_slot {
+        nets.resize(NETWORK_SLOTS, None);
+    }
+    nets
 }
 
 fn inherited(fd: &impl AsRawFd) -> Inherited {

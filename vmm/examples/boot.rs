@@ -114,6 +114,7 @@ fn spec(
         disks: vec![],
         vsock: VsockSpec { guest_cid: 3, listener: Inherited(-1), host_ports: vec![] },
         fs: None,
+        nets: vec![],
         serial_log: None,
         capture: None,
         control: Inherited(-1),

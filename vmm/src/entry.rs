@@ -11,6 +11,7 @@ use std::thread;
 use crate::control::{Control, Owner};
 use crate::devices::block::Disk;
 use crate::devices::fs::Server;
+use crate::devices::net::Card;
 use crate::ending::{Cause, Ends};
 use crate::event_loop::{EventLoop, Interest, Readiness, Subscriber};
 use crate::inherit::{InheritError, Inheritance};
@@ -202,6 +203,14 @@ fn parts(
         let socket = fs.socket.map(|socket| inheritance.take(socket, "fs.socket")).transpose()?;
         Ok::<_, InheritError>(Server { tag: fs.tag.clone(), socket })
     });
+    let mut nets = Vec::with_capacity(spec.nets.len());
+    for net in &spec.nets {
+        let card = net.as_ref().map(|net| {
+            let tap = inheritance.take(net.tap, "a tap")?;
+            Ok::<_, InheritError>(Card { tap, mac: net.mac, mtu: net.mtu })
+        });
+        nets.push(card.transpose()?);
+    }
     let (dialling, reaching) = (control.clone(), control.clone());
     Ok(Parts {
         vcpus: spec.vcpus,
@@ -223,6 +232,7 @@ fn parts(
         listener: inheritance.take(spec.vsock.listener, "vsock.listener")?,
         host_ports,
         fs: fs.transpose()?,
+        nets,
         serial_log: serial_log.map(File::from),
         dialled: Box::new(move |port| dialling.mark(format!("guest dialled host port {port}"))),
         reached: Box::new(move |step| {

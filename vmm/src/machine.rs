@@ -22,11 +22,12 @@ use crate::boot;
 use crate::bus::Bus;
 use crate::devices::block::{Block, Disk, OpenDiskError};
 use crate::devices::fs::{Fs, Server};
+use crate::devices::net::{Card, Net, OpenTapError};
 use crate::devices::reset::ResetLine;
 use crate::devices::rng::Rng;
 use crate::devices::serial::{LastWords, SerialLine};
 use crate::devices::vsock::{Connections, Dialled, Leave, Vsock};
-use crate::devices::{block, fs, rng, vsock};
+use crate::devices::{block, fs, net, rng, vsock};
 use crate::ending::Ends;
 use crate::event_loop::EventLoop;
 use crate::irq::Interrupt;
@@ -57,6 +58,8 @@ pub struct Parts {
     pub host_ports: BTreeMap<u32, OwnedFd>,
     /// Who serves the guest's file system, if it has one.
     pub fs: Option<Server>,
+    /// A network card, or none, for each slot.
+    pub nets: Vec<Option<Card>>,
     /// Where the serial line is written down.
     pub serial_log: Option<File>,
     /// Told of the ports that the guest dials.
@@ -123,6 +126,9 @@ pub enum BuildError {
     /// A disk is none.
     #[error(transparent)]
     Disk(#[from] OpenDiskError),
+    /// A tap is none.
+    #[error(transparent)]
+    Tap(#[from] OpenTapError),
     /// A device has no registers.
     #[error(transparent)]
     Transport(#[from] TransportError),
@@ -169,6 +175,7 @@ pub fn build(parts: Parts, event_loop: &mut EventLoop, ends: &Ends) -> Result<Ma
         ram_bytes: parts.ram_bytes,
         disks: u8::try_from(parts.disks.len()).unwrap_or(u8::MAX),
         has_fs: parts.fs.is_some(),
+        nets: u8::try_from(parts.nets.len()).unwrap_or(u8::MAX),
         processor: processors.fingerprint(),
         // A KVM that does not know has no other machine's ticks to keep either.
         tsc_khz: vcpus.first().and_then(|first| first.get_tsc_khz().ok()).unwrap_or(0),
@@ -196,27 +203,38 @@ pub fn build(parts: Parts, event_loop: &mut EventLoop, ends: &Ends) -> Result<Ma
         dialled: parts.dialled,
     };
     let mut leave = None;
-    slots.plug(&mut states, vsock::QUEUE_SIZES, |states, kicks| {
+    slots.plug(&mut states, vsock::QUEUE_SIZES, Kicked::Directly, |states, kicks| {
         let device = Vsock::new(states.take()?, connections, kicks, event_loop)?;
         leave = Some(device.leave());
         Ok(Box::new(device))
     })?;
     let mut disk_loops = Vec::new();
     for (slot, disk) in parts.disks.into_iter().enumerate() {
-        slots.plug(&mut states, block::queue_sizes(parts.vcpus), |states, kicks| {
-            let (device, own) = Block::new(states.take()?, slot, disk, kicks, event_loop)?;
-            disk_loops.extend(own);
-            Ok(Box::new(device))
-        })?;
+        slots.plug(
+            &mut states,
+            block::queue_sizes(parts.vcpus),
+            Kicked::Directly,
+            |states, kicks| {
+                let (device, own) = Block::new(states.take()?, slot, disk, kicks, event_loop)?;
+                disk_loops.extend(own);
+                Ok(Box::new(device))
+            },
+        )?;
     }
-    slots.plug(&mut states, rng::QUEUE_SIZES, |states, kicks| {
+    slots.plug(&mut states, rng::QUEUE_SIZES, Kicked::Directly, |states, kicks| {
         Ok(Box::new(Rng::new(states.take()?, kicks, event_loop)?))
     })?;
-    // Last, so that the others are where they are without it. An empty slot costs a boot what the driver
+    // Behind those that every machine has, so that they are where they are without it. An empty slot costs a boot what the driver
     // does to set its queues up.
     if let Some(server) = parts.fs {
-        slots.plug(&mut states, fs::QUEUE_SIZES, |states, kicks| {
+        slots.plug(&mut states, fs::QUEUE_SIZES, Kicked::Directly, |states, kicks| {
             Ok(Box::new(Fs::new(states.take()?, server, kicks, event_loop)?))
+        })?;
+    }
+    for (slot, card) in parts.nets.into_iter().enumerate() {
+        let kicked = if card.is_some() { Kicked::Directly } else { Kicked::ByExit };
+        slots.plug(&mut states, net::QUEUE_SIZES, kicked, |states, kicks| {
+            Ok(Box::new(Net::new(states.take()?, slot, card, kicks, event_loop)?))
         })?;
     }
     let Slots { bus: memory_bus, words, devices, .. } = slots;
@@ -298,12 +316,22 @@ struct Slots<'a> {
     devices: Vec<Arc<Mutex<Mmio>>>,
 }
 
+/// How a device's kicks reach it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kicked {
+    /// By descriptors that KVM writes to. KVM waits for all vCPUs each time it is told of one.
+    Directly,
+    /// As any other register: for a slot that nobody kicks.
+    ByExit,
+}
+
 impl Slots<'_> {
     /// Plugs what `make` makes, which takes its state behind that of its transport.
     fn plug(
         &mut self,
         states: &mut States,
         queue_sizes: &[u16],
+        kicked: Kicked,
         make: impl FnOnce(&mut States, Kicks) -> Result<Box<dyn Device>, BuildError>,
     ) -> Result<(), BuildError> {
         let taken = u32::try_from(self.devices.len()).unwrap_or(u32::MAX);
@@ -317,7 +345,7 @@ impl Slots<'_> {
         let device = make(states, kicks.clone())?;
         let irq = Interrupt::new()?;
         self.vm.connect_interrupt(irq.event(), gsi)?;
-        for (queue, kick) in (0..).zip(kicks.iter()) {
+        for (queue, kick) in (0..).zip(kicks.iter()).filter(|_| kicked == Kicked::Directly) {
             self.vm.connect_notification(kick, base + mmio::QUEUE_NOTIFY, queue)?;
         }
         let registers = Mmio::new(state, device, self.memory.clone(), irq, kicks)?;

@@ -32,6 +32,9 @@ pub struct VmSpec {
     /// The file system device, if the guest has one.
     #[serde(default)]
     pub fs: Option<FsSpec>,
+    /// Network slots in order: the first is `eth0` in the guest. `None` is an empty slot, whose link is down.
+    #[serde(default)]
+    pub nets: Vec<Option<NetSpec>>,
     /// What the guest's serial port says goes here as well as into the last words, if given.
     pub serial_log: Option<Inherited>,
     /// Where the machine is saved to when the owner orders that with [`Order::Capture`]. A VM without
@@ -87,6 +90,7 @@ impl VmSpec {
             .chain(capture)
             .chain(self.serial_log)
             .chain(self.fs.as_ref().and_then(|fs| fs.socket))
+            .chain(self.nets.iter().flatten().map(|net| net.tap))
             .chain(disks)
             .chain(ports)
     }
@@ -116,6 +120,19 @@ impl VmSpec {
             }
             if disk.own_threads && self.capture.is_some() {
                 return Err(SpecError::DiskThreads { slot });
+            }
+        }
+        if self.nets.len() > MAX_NETS {
+            return Err(SpecError::Nets(self.nets.len()));
+        }
+        for (slot, net) in self.nets.iter().enumerate() {
+            let Some(NetSpec { mac, mtu, .. }) = net else { continue };
+            // The lowest bit of the first byte is that of a group, which nobody is.
+            if mac[0] & 1 != 0 || *mac == [0; 6] {
+                return Err(SpecError::Mac { slot });
+            }
+            if *mtu < MIN_MTU {
+                return Err(SpecError::Mtu { slot, mtu: *mtu });
             }
         }
         if vsock.guest_cid < 3 || vsock.guest_cid == u32::MAX {
@@ -166,6 +183,23 @@ pub enum SpecError {
         /// Which slot.
         slot: usize,
     },
+    /// `nets` has too many slots.
+    #[error("{0} network slots, over the limit of {MAX_NETS}")]
+    Nets(usize),
+    /// `nets[].mac` is nobody's.
+    #[error("nets[{slot}].mac is not one card's address")]
+    Mac {
+        /// Which slot.
+        slot: usize,
+    },
+    /// `nets[].mtu` is too small for IPv4.
+    #[error("nets[{slot}].mtu is {mtu}, under the least of {MIN_MTU}")]
+    Mtu {
+        /// Which slot.
+        slot: usize,
+        /// What it is.
+        mtu: u16,
+    },
     /// `vsock.guest_cid` belongs to somebody else.
     #[error("vsock.guest_cid is {0}, which no guest can have")]
     GuestCid(u32),
@@ -200,6 +234,12 @@ pub const MAX_TAG_BYTES: usize = 36;
 
 /// The most disk slots: what is left of the interrupts.
 pub const MAX_DISKS: usize = 16;
+
+/// The most network slots.
+pub const MAX_NETS: usize = 8;
+
+/// The least a link may carry in one packet (RFC 791, 3.2; virtio 1.2, 5.1.4.1).
+pub const MIN_MTU: u16 = 68;
 
 /// A disk in a slot.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -278,6 +318,17 @@ pub struct FsSpec {
     pub socket: Option<Inherited>,
 }
 
+/// A card in a network slot: a virtio-net device and the tap behind it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetSpec {
+    /// A tap, opened for reading and writing, with `IFF_TAP`, `IFF_NO_PI` and `IFF_VNET_HDR`.
+    pub tap: Inherited,
+    /// What a driver that starts finds as its own address.
+    pub mac: [u8; 6],
+    /// What it finds as the longest packet, without Ethernet's header.
+    pub mtu: u16,
+}
+
 /// What the owner says to a VMM process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "order", rename_all = "snake_case")]
@@ -353,6 +404,10 @@ mod tests {
         Begin::Boot { kernel: Inherited(4), initramfs: Inherited(5), command_line }
     }
 
+    fn net() -> NetSpec {
+        NetSpec { tap: Inherited(13), mac: [2, 0, 0, 0, 0, 1], mtu: 1500 }
+    }
+
     fn spec() -> VmSpec {
         VmSpec {
             vcpus: 1,
@@ -366,6 +421,7 @@ mod tests {
                 host_ports: vec![HostPort { port: 1024, socket: Inherited(8) }],
             },
             fs: Some(FsSpec { tag: "files".into(), socket: Some(Inherited(10)) }),
+            nets: vec![None, Some(net())],
             serial_log: None,
             capture: Some(SnapshotSpec { state: Inherited(11), memory: Inherited(12) }),
             control: Inherited(9),
@@ -375,7 +431,11 @@ mod tests {
     #[test]
     fn each_field_out_of_range_is_named() {
         assert_eq!(spec().check(), Ok(()));
-        let cases: [(Spoil, &str); 16] = [
+        let cases: [(Spoil, &str); 20] = [
+            (|spec| spec.nets = vec![None; 9], "9 network slots"),
+            (|spec| spec.nets[1] = Some(NetSpec { mac: [3; 6], ..net() }), "nets[1].mac"),
+            (|spec| spec.nets[1] = Some(NetSpec { mac: [0; 6], ..net() }), "nets[1].mac"),
+            (|spec| spec.nets[1] = Some(NetSpec { mtu: 67, ..net() }), "nets[1].mtu is 67"),
             (|spec| spec.vcpus = 0, "vcpus is 0"),
             (|spec| spec.vcpus = 33, "vcpus is 33"),
             (|spec| spec.ram_bytes = 1 << 20, "ram_bytes is 1048576"),
@@ -420,6 +480,6 @@ mod tests {
     fn every_descriptor_is_named() {
         let mut numbers: Vec<_> = spec().descriptors().map(|fd| fd.0).collect();
         numbers.sort_unstable();
-        assert_eq!(numbers, [3, 4, 5, 6, 7, 8, 9, 10, 11, 12]);
+        assert_eq!(numbers, [3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13]);
     }
 }

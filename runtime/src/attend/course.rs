@@ -226,7 +226,7 @@ where
     /// Makes a guest of our own VM ours, and asks for its process in the same breath: the guest does one
     /// after the other, and nothing if it could not be adopted.
     fn adopt(&mut self, phase: Phase) -> Result<Phase, AttendError> {
-        let (Phase::Greeting { first: First::Kept(request) }, Some(disk_sectors)) =
+        let (Phase::Greeting { first: First::Kept(request) }, Some(belongings)) =
             (&phase, self.attendance.adopt.take())
         else {
             return Ok(phase);
@@ -235,7 +235,8 @@ where
         let adoption = Adoption {
             seed: host::random()?,
             wall_clock_ns: u64::try_from(now.as_nanos()).unwrap_or(u64::MAX),
-            disk_sectors,
+            disk_sectors: belongings.disk_sectors,
+            network: belongings.network,
         };
         let request = request.clone();
         self.adoption = Some(self.call(Request::Adopt(adoption))?);

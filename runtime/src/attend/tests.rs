@@ -80,7 +80,7 @@ struct Story {
     wish: Wish,
     at_first: Option<Signal>,
     while_running: Option<Signal>,
-    adopt: Option<Vec<u64>>,
+    adopt: Option<Belongings>,
 }
 
 impl Story {
@@ -142,7 +142,8 @@ fn a_container() -> Story {
 }
 
 fn a_container_in_a_guest_of_our_own() -> Story {
-    Story { adopt: Some(vec![8, 1]), ..a_container() }
+    let belongings = Belongings { disk_sectors: vec![8, 1], network: Network::default() };
+    Story { adopt: Some(belongings), ..a_container() }
 }
 
 fn exited(code: u8) -> Result<Reply, Fault> {

@@ -40,7 +40,7 @@ use crate::template::TemplateError;
 use crate::timeline::Timeline;
 use crate::visit::Visited;
 use crate::vm::THIS_PROGRAM;
-use crate::{descriptors, host, platform, template};
+use crate::{descriptors, host, network, platform, template};
 
 /// The hidden verb behind which this program is such a supervisor.
 pub(crate) const VERB: &str = "supervise-bundle";
@@ -222,6 +222,7 @@ fn create(
         poststop: decided.hooks.poststop.clone(),
         cgroup: Some(cgroup.group.clone()),
         ram_bytes: decided.plan.ram_bytes,
+        network: None,
         bundle: bundle.path,
     };
     let shares = mounts::open(&decided.plan.shares)?;
@@ -267,6 +268,12 @@ fn create(
         say(asked, &Told::Hooks { hooks, record: Box::new(record.clone()) })?;
         let () = hear(asked)?;
     }
+    // Whoever sets the network up has done so by now, or the container has none.
+    let namespace = match &decided.network {
+        plan::Network::New => None,
+        plan::Network::At(path) => Some(path.as_path()),
+    };
+    claimed.connect(network::carry()?, namespace);
     if let Some(oci) = record.oci.clone() {
         let state = |status| State::new(claimed.record(), &oci, status);
         hooks::run(&decided.hooks.create_container, &state(Status::Creating))?;

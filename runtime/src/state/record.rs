@@ -8,6 +8,7 @@ use std::str::FromStr;
 use proto::spec::{Hook, Process};
 use serde::{Deserialize, Serialize};
 
+use crate::network::Trace;
 use crate::oci::cgroup::Group;
 use crate::storage;
 use crate::volumes;
@@ -101,6 +102,9 @@ pub(crate) struct Oci {
     pub(crate) cgroup: Option<Group>,
     /// Bytes of memory its VM has.
     pub(crate) ram_bytes: u64,
+    /// Where its VM is on the network, if others keep that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) network: Option<Trace>,
 }
 
 impl Oci {
@@ -115,6 +119,7 @@ impl Oci {
             poststop: vec![],
             cgroup: None,
             ram_bytes: 0,
+            network: None,
         }
     }
 }

@@ -71,6 +71,7 @@ pub(super) fn build(key: &Key, platform: &Platform, directory: &Path) -> Result<
         disk: None,
         storage: None,
         files: None,
+        cards: vec![],
         listener,
         agent,
         vcpus: key.vcpus,

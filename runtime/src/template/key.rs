@@ -11,7 +11,7 @@ use crate::platform::Platform;
 use crate::vm::THIS_PROGRAM;
 
 /// The slots of every template, in words: changed with what [`crate::vm::Vm::start`] plugs.
-const LAYOUT: &str = "vsock, 2 disks, rng, fs";
+const LAYOUT: &str = "vsock, 2 disks, rng, fs, 4 nets";
 
 /// Everything that a template depends on.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]

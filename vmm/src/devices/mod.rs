@@ -8,6 +8,7 @@
 
 pub mod block;
 pub mod fs;
+pub mod net;
 pub mod reset;
 pub mod rng;
 pub mod serial;

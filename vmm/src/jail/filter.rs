@@ -18,8 +18,9 @@ use super::JailError;
 type Narrow = (c_long, &'static [u64]);
 
 /// What a vCPU asks of KVM: to run (`_IO(0xae, 0x80)`), and where the guest was when KVM gave up
-/// (`KVM_GET_REGS`, `_IOR(0xae, 0x81, struct kvm_regs)`).
-const VCPU_IOCTLS: Narrow = (libc::SYS_ioctl, &[0xae80, 0x8090_ae81]);
+/// (`KVM_GET_REGS`, `_IOR(0xae, 0x81, struct kvm_regs)`). And of a tap, when the driver of a network card
+/// has made up its mind, that it leaves to the guest what the guest has agreed to do (`TUNSETOFFLOAD`).
+const VCPU_IOCTLS: Narrow = (libc::SYS_ioctl, &[0xae80, 0x8090_ae81, 0x4004_54d0]);
 
 /// And what it asks besides, at its end, in a VM that may be saved.
 const VCPU_SAVING_IOCTLS: Narrow = (
@@ -27,6 +28,7 @@ const VCPU_SAVING_IOCTLS: Narrow = (
     &[
         0xae80,
         0x8090_ae81,
+        0x4004_54d0, // TUNSETOFFLOAD
         0x8138_ae83, // KVM_GET_SREGS
         0xc008_ae88, // KVM_GET_MSRS
         0x8400_ae8e, // KVM_GET_LAPIC
@@ -105,6 +107,7 @@ const EVENT_LOOP: &[c_long] = &[
     libc::SYS_accept4,   // a client of the listener
     libc::SYS_recvfrom,  // what it says first
     libc::SYS_recvmsg,   // from a socket into guest memory
+    libc::SYS_writev,    // from guest memory into a tap
     libc::SYS_getrandom, // entropy for the guest; hash maps
 ];
 

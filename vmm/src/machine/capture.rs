@@ -27,6 +27,8 @@ pub struct Shape {
     pub disks: u8,
     /// There is a file system device.
     pub has_fs: bool,
+    /// Network slots.
+    pub nets: u8,
     /// What the processor is, in short.
     pub processor: u32,
     /// Ticks of its time-stamp counter in a millisecond.
@@ -41,6 +43,7 @@ impl Shape {
             ("ram_bytes", saved.ram_bytes, self.ram_bytes),
             ("disks", u64::from(saved.disks), u64::from(self.disks)),
             ("fs", u64::from(saved.has_fs), u64::from(self.has_fs)),
+            ("nets", u64::from(saved.nets), u64::from(self.nets)),
             ("processor", u64::from(saved.processor), u64::from(self.processor)),
             ("tsc_khz", u64::from(saved.tsc_khz), u64::from(self.tsc_khz)),
         ];
@@ -64,7 +67,7 @@ pub(super) struct MachineState {
 
 impl State for MachineState {
     const KIND: &'static str = "machine";
-    const VERSION: u16 = 1;
+    const VERSION: u16 = 2;
 }
 
 /// Empty files that a machine is saved to.

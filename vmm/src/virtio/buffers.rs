@@ -137,6 +137,22 @@ impl<'m> Buffers<'m> {
         self.used_up(count)
     }
 
+    /// Writes `head` and these bytes into a file with one call that does not wait, as one message: whole or
+    /// not at all.
+    pub fn write_behind(&mut self, head: &[u8], file: BorrowedFd<'_>) -> io::Result<()> {
+        if self.pieces.len() >= PARTS {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        let head_part =
+            libc::iovec { iov_base: head.as_ptr().cast_mut().cast(), iov_len: head.len() };
+        let parts: Vec<_> = [vec![head_part], self.parts(usize::MAX)].concat();
+        // SAFETY: the first part is readable for the call, and each other is guest memory, readable and
+        // mapped for as long as `'m`.
+        let count =
+            unsafe { libc::writev(file.as_raw_fd(), parts.as_ptr(), parts.len() as libc::c_int) };
+        if count < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    }
+
     /// Adds a piece behind the others.
     pub(super) fn push(&mut self, piece: VolatileSlice<'m, ()>) {
         self.bytes += piece.len();

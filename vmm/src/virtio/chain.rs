@@ -5,8 +5,10 @@
 //! descriptor, and gives two [`Buffers`] that are known to lie in guest memory. What the bytes in
 //! them mean is still the guest's word, and they can change while we look: cores copy a header once.
 
+use std::sync::atomic::{Ordering, fence};
+
 use virtio_queue::{DescriptorChain, Queue, QueueOwnedT, QueueT};
-use vm_memory::{GuestAddress, GuestMemoryBackend};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
 
 use super::buffers::Buffers;
 use crate::memory::Memory;
@@ -51,6 +53,44 @@ pub fn put_back(queue: &mut Queue) {
 pub fn complete(queue: &mut Queue, memory: &Memory, head: u16, written: usize) -> Result<(), Lie> {
     let written = u32::try_from(written).unwrap_or(u32::MAX);
     queue.add_used(memory, head, written).map_err(|_| Lie::Rings)
+}
+
+/// Gives chains back with how many bytes were written into each, all at one moment: a guest that looks
+/// meanwhile finds none of them.
+pub fn complete_together(
+    queue: &mut Queue,
+    memory: &Memory,
+    chains: &[(u16, usize)],
+) -> Result<(), Lie> {
+    let Some((&(last, written), others)) = chains.split_last() else { return Ok(()) };
+    let mut next = queue.next_used();
+    for &(head, written) in others {
+        let written = u32::try_from(written).unwrap_or(u32::MAX);
+        // `struct virtq_used_elem`, in a ring behind flags and index (2.7.8).
+        let place = u64::from(next.checked_rem(queue.size()).ok_or(Lie::Rings)?);
+        let place = queue.used_ring().checked_add(4 + 8 * place).ok_or(Lie::Rings)?;
+        let element = [u32::from(head).to_le_bytes(), written.to_le_bytes()].concat();
+        memory.write_slice(&element, GuestAddress(place)).map_err(|_| Lie::Rings)?;
+        next = next.wrapping_add(1);
+    }
+    queue.set_next_used(next);
+    complete(queue, memory, last, written)
+}
+
+/// Whether the guest wants to hear of what was put into the used ring since its index was `before`. For
+/// those who use [`complete_together`], of which [`wants_interrupt`] would see one chain in several.
+pub fn wants_interrupt_since(queue: &Queue, memory: &Memory, before: u16) -> Result<bool, Lie> {
+    let new = queue.next_used();
+    if new == before || !queue.event_idx_enabled() {
+        return Ok(new != before);
+    }
+    // The used ring is written before it is asked for (2.7.10).
+    fence(Ordering::SeqCst);
+    let place = 4 + 2 * u64::from(queue.size());
+    let place = queue.avail_ring().checked_add(place).ok_or(Lie::Rings)?;
+    let event = memory.load(GuestAddress(place), Ordering::Relaxed).map(u16::from_le);
+    let event = event.map_err(|_| Lie::Rings)?;
+    Ok(new.wrapping_sub(event).wrapping_sub(1) < new.wrapping_sub(before))
 }
 
 /// What [`serve`] leaves to be done.
@@ -103,6 +143,16 @@ pub fn wants_kick(queue: &mut Queue, memory: &Memory) -> Result<bool, Lie> {
         return Ok(false);
     }
     queue.enable_notification(memory).map_err(|_| Lie::Rings)
+}
+
+/// As [`wants_kick`], of one who has taken `seen` chains, put them back because they were too few, and waits
+/// for more.
+pub fn wants_kick_behind(queue: &mut Queue, memory: &Memory, seen: u16) -> Result<bool, Lie> {
+    let next = queue.next_avail();
+    queue.set_next_avail(next.wrapping_add(seen));
+    let is_there = wants_kick(queue, memory);
+    queue.set_next_avail(next);
+    is_there
 }
 
 /// Whether the guest wants to hear of what was put into the used ring since it was last asked.
@@ -323,6 +373,30 @@ mod tests {
             (guest.read(DATA, 4), guest.read(DATA + 8, 4)),
             (b"firs".into(), b"seco".into())
         );
+    }
+
+    #[test]
+    fn chains_given_back_together_come_in_their_order_and_wake_whoever_waits_for_one_of_them() {
+        let guest = Driver::new();
+        let mut queue = guest.queue();
+        queue.set_event_idx(true);
+        // Over the end of the ring, and back at its beginning.
+        let written = [(4, 40), (5, 50), (6, 60)];
+        for round in 0..6u16 {
+            let before = queue.next_used();
+            complete_together(&mut queue, &guest.memory, &written).unwrap();
+            let used = guest.used();
+            assert_eq!(used[usize::from(before)..], [(4, 40), (5, 50), (6, 60)], "{round}");
+            for (wanted, is_told) in [(0, true), (1, true), (2, true), (3, false), (-1, false)] {
+                guest.set_used_event(before.wrapping_add_signed(wanted));
+                let told = wants_interrupt_since(&queue, &guest.memory, before);
+                assert_eq!(told, Ok(is_told), "{round}, {wanted}");
+            }
+        }
+        let now = queue.next_used();
+        assert_eq!(wants_interrupt_since(&queue, &guest.memory, now), Ok(false));
+        complete_together(&mut queue, &guest.memory, &[]).unwrap();
+        assert_eq!(queue.next_used(), now);
     }
 
     #[test]

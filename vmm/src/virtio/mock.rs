@@ -79,6 +79,12 @@ impl Driver {
         self.memory.write_obj(offered, GuestAddress(self.base + AVAILABLE + 2)).unwrap();
     }
 
+    /// Wants to hear of the used ring's entry of this index.
+    pub(crate) fn set_used_event(&self, index: u16) {
+        let at = self.base + AVAILABLE + 4 + 2 * u64::from(SIZE);
+        self.memory.write_obj(index, GuestAddress(at)).unwrap();
+    }
+
     /// Offers a well-formed chain of parts: address, bytes, and whether the device writes there.
     pub(crate) fn offer(&mut self, parts: &[(u64, u32, bool)]) -> u16 {
         let head = self.next;

@@ -74,6 +74,7 @@ pub fn start(kernel: &[u8], change: Change<'_>) -> Vm {
         disks: vec![],
         vsock: VsockSpec { guest_cid: 3, listener: keep(&mut open, listener), host_ports: vec![] },
         fs: None,
+        nets: vec![],
         serial_log: None,
         capture: None,
         control: keep(&mut open, theirs),

@@ -4,12 +4,13 @@ use super::{File, Finding, Tree, numbered};
 
 /// Which of our crates a crate may use. Arrows go one way only; `docs/architecture.md` says why.
 const ARROWS: &[(&str, &[&str])] = &[
-    ("agent", &["proto"]),
+    ("agent", &["proto", "netlink"]),
     ("benches", &[]),
     ("fuzz", &["image"]),
     ("image", &[]),
+    ("netlink", &[]),
     ("proto", &[]),
-    ("runtime", &["proto", "image", "vmm"]),
+    ("runtime", &["proto", "image", "netlink", "vmm"]),
     ("tests", &[]),
     ("vmm", &[]),
     ("xtask", &[]),

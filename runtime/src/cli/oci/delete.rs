@@ -3,6 +3,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Signal, pidfd_send_signal};
 
 use crate::exit::Failure;
+use crate::network::{self, Trace};
 use crate::oci::hooks;
 use crate::oci::state::{Known, State};
 use crate::settings::Settings;
@@ -65,6 +66,9 @@ pub(in crate::cli) fn delete(settings: &Settings, id: &str, force: bool) -> Resu
         // Somebody else was first.
         let gone = StateError::NotFound { word: id.to_owned() };
         return if force { Ok(()) } else { Err(gone.into()) };
+    }
+    if let Some(Trace { namespace, interfaces }) = &oci.network {
+        network::clear(namespace, interfaces);
     }
     let gone = State::new(&container.record, &oci, Status::Stopped);
     for hook in &oci.poststop {

@@ -1,0 +1,166 @@
+//! The guest's network: one namespace, its containers' too.
+//!
+//! A machine that is saved has cards for which there is no wire yet. They are parked in a network namespace
+//! where nobody is, so that a container without a network sees the loopback and nothing else; those that get a
+//! wire are brought back, and are then what the host has said.
+
+use std::fs;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use netlink::address::Address;
+use netlink::link::Change;
+use netlink::neighbour::Neighbour;
+use netlink::route::Route;
+use netlink::{Group, Socket};
+use proto::network::{Interface, Network};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+use crate::sys::{self, NewNamespaces};
+use crate::words::Refused;
+
+/// How long a card's driver may take to hear that it has a wire: the host has said it before the guest ran.
+const DRIVER: Duration = Duration::from_secs(10);
+
+/// The network namespace of whoever asks.
+const OURS: &str = "/proc/thread-self/ns/net";
+
+/// Cards without a wire.
+#[derive(Debug)]
+pub(crate) struct Parked(Socket);
+
+/// Parks every card there is.
+pub(crate) fn park() -> Result<Parked, Refused> {
+    let mut here = Socket::open(Group::Nobody).map_err(Refused::at("network"))?;
+    let (there, place) = elsewhere().map_err(Refused::at("network namespace"))?;
+    for link in here.links().map_err(Refused::at("interfaces"))? {
+        if link.is_ethernet() && !link.is_loopback() {
+            let away = Change { namespace: Some(place.as_fd()), ..Change::default() };
+            here.change_link(link.index, &away).map_err(Refused::at(link.name))?;
+        }
+    }
+    Ok(Parked(there))
+}
+
+/// A socket in a new network namespace, and that namespace.
+fn elsewhere() -> Result<(Socket, OwnedFd), Errno> {
+    let home = namespace()?;
+    sys::unshare(NewNamespaces::NETWORK)?;
+    let opened = Socket::open(Group::Nobody).and_then(|there| Ok((there, namespace()?)));
+    move_into_link_name_space(home.as_fd(), Some(LinkNameSpaceType::Network))?;
+    opened
+}
+
+fn namespace() -> Result<OwnedFd, Errno> {
+    rustix::fs::open(OURS, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+}
+
+/// Makes the network what the host says it is.
+pub(crate) fn connect(network: &Network, parked: Option<&mut Parked>) -> Result<(), Refused> {
+    if network.is_empty() {
+        return Ok(());
+    }
+    let mut here = Socket::open(Group::Links).map_err(Refused::at("network"))?;
+    let home = namespace().map_err(Refused::at(OURS))?;
+    fetch(network, &mut here, home.as_fd(), parked)?;
+    let mut indices = Vec::new();
+    for interface in &network.interfaces {
+        let name = &interface.name;
+        let index = here.link(name).map_err(Refused::at(name))?.index;
+        raise(&mut here, index, interface)?;
+        indices.push((interface.slot, index));
+    }
+    let index = |slot: u8| {
+        let found = indices.iter().find(|(known, _)| *known == slot);
+        found.map(|(_, index)| *index).ok_or(Errno::NODEV)
+    };
+    for neighbour in &network.neighbours {
+        let proto::network::Neighbour { slot, ip, mac } = *neighbour;
+        index(slot)
+            .and_then(|index| here.add_neighbour(&Neighbour { index, ip, mac }))
+            .map_err(Refused::at(format!("neighbour {ip}")))?;
+    }
+    for route in &network.routes {
+        let refused = Refused::at(format!("route to {}/{}", route.destination, route.prefix));
+        let add = |index| here.add_route(&kernels(route, index));
+        index(route.slot).and_then(add).map_err(refused)?;
+    }
+    Ok(())
+}
+
+/// Brings the interfaces here that have a wire, switched off, with their names and addresses.
+fn fetch(
+    network: &Network,
+    here: &mut Socket,
+    home: BorrowedFd<'_>,
+    parked: Option<&mut Parked>,
+) -> Result<(), Refused> {
+    // As the kernel counts them: it has met them in the order of their slots.
+    let first_name = |interface: &Interface| format!("eth{}", interface.slot);
+    let there = match parked {
+        Some(Parked(there)) => there,
+        None => {
+            // One may have to be called what another is called so far.
+            for interface in &network.interfaces {
+                let (old, new) = (first_name(interface), format!("slot{}", interface.slot));
+                let change = Change { name: Some(&new), ..Change::default() };
+                here.link(&old)
+                    .and_then(|link| here.change_link(link.index, &change))
+                    .map_err(Refused::at(old))?;
+            }
+            &mut *here
+        }
+    };
+    let links = there.links().map_err(Refused::at("interfaces"))?;
+    for interface in &network.interfaces {
+        let names = [first_name(interface), format!("slot{}", interface.slot)];
+        let change = Change {
+            name: Some(&interface.name),
+            mac: Some(interface.mac),
+            mtu: Some(interface.mtu),
+            namespace: Some(home),
+            ..Change::default()
+        };
+        (links.iter().find(|link| names.contains(&link.name)).ok_or(Errno::NODEV))
+            .and_then(|link| there.change_link(link.index, &change))
+            .map_err(Refused::at(format!("network slot {}", interface.slot)))?;
+    }
+    Ok(())
+}
+
+/// Switches an interface on, and gives it its addresses.
+fn raise(here: &mut Socket, index: u32, interface: &Interface) -> Result<(), Refused> {
+    let name = &interface.name;
+    // Whoever has given out the addresses knows that nobody else has them; to ask takes a second in which
+    // they are of no use.
+    let asking = format!("/proc/sys/net/ipv6/conf/{name}/accept_dad");
+    match fs::write(&asking, "0") {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
+            return Err(Refused::at(asking)(errno));
+        }
+        _ => {}
+    }
+    let up = Change { up: Some(true), ..Change::default() };
+    here.change_link(index, &up).map_err(Refused::at(name))?;
+    for address in &interface.addresses {
+        let proto::network::Address { ip, prefix, peer, broadcast, scope, no_route } = *address;
+        let address = Address { index, ip, prefix, peer, broadcast, scope, no_route };
+        let refused = Refused::at(format!("address {ip} of {name}"));
+        here.add_address(&address).map_err(refused)?;
+    }
+    here.wait_for_link(index, DRIVER).map_err(Refused::at(name))
+}
+
+fn kernels(route: &proto::network::Route, index: u32) -> Route {
+    let proto::network::Route {
+        destination, prefix, gateway, source, metric, scope, on_link, ..
+    } = *route;
+    let is_more = false;
+    Route { destination, prefix, index, gateway, source, metric, scope, on_link, is_more }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,169 @@
+//! A conversation with the kernel: one thing asked, one thing answered.
+
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use rustix::io::Errno;
+use rustix::net::netlink::SocketAddrNetlink;
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
+use rustix::net::{
+    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, bind, recv, send, socket_with,
+};
+
+use crate::wire::{Message, Read, messages, number};
+
+const ERROR: u16 = 2;
+const DONE: u16 = 3;
+
+/// `NLM_F_REQUEST`.
+pub(crate) const REQUEST: u16 = 1;
+/// `NLM_F_ACK`: it is answered even if all is well.
+const ACK: u16 = 4;
+/// `NLM_F_ROOT | NLM_F_MATCH`: everything there is.
+const DUMP: u16 = 0x300;
+/// `NLM_F_CREATE | NLM_F_EXCL`: there is none yet.
+pub(crate) const NEW: u16 = 0x600;
+/// `NLM_F_CREATE | NLM_F_REPLACE`.
+pub(crate) const SET: u16 = 0x500;
+/// `NLM_F_DUMP_INTR`: what is listed was changed meanwhile.
+const CHANGED: u16 = 0x10;
+
+/// As much as the kernel says at once.
+const MOST: usize = 64 << 10;
+
+/// How often a list is begun again that changes under us.
+const PATIENCE: usize = 16;
+
+/// Whom the kernel tells of changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Group {
+    /// Those who ask for nothing but answers.
+    Nobody,
+    /// Those who want to know of links.
+    Links,
+}
+
+/// A socket of the kernel's, in the network namespace where it was opened.
+#[derive(Debug)]
+pub struct Socket {
+    fd: OwnedFd,
+    sequence: u32,
+}
+
+impl Socket {
+    /// Opens one in the calling thread's network namespace.
+    pub fn open(group: Group) -> Result<Self, Errno> {
+        let flags = SocketFlags::CLOEXEC;
+        // `NETLINK_ROUTE` is number 0, the usual one.
+        let fd = socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, None)?;
+        let groups = match group {
+            Group::Nobody => 0,
+            // `RTMGRP_LINK`.
+            Group::Links => 1,
+        };
+        bind(&fd, &SocketAddrNetlink::new(0, groups))?;
+        Ok(Self { fd, sequence: 0 })
+    }
+
+    /// Has something done.
+    pub(crate) fn order(&mut self, message: Message) -> Result<(), Errno> {
+        let sequence = self.send(message, ACK)?;
+        loop {
+            let bytes = self.receive()?;
+            for read in messages(&bytes).filter(|read| read.sequence == sequence) {
+                if read.kind == ERROR {
+                    return outcome(read);
+                }
+            }
+        }
+    }
+
+    /// Lists all there is of something, each of the messages of type `kind` as `read` makes of it.
+    pub(crate) fn list<T>(
+        &mut self,
+        ask: impl Fn() -> Message,
+        kind: u16,
+        read: impl Fn(&[u8]) -> Option<T>,
+    ) -> Result<Vec<T>, Errno> {
+        for _ in 0..PATIENCE {
+            if let Some(list) = self.list_once(ask(), kind, &read)? {
+                return Ok(list);
+            }
+        }
+        Err(Errno::AGAIN)
+    }
+
+    /// `None` if it changed meanwhile.
+    fn list_once<T>(
+        &mut self,
+        message: Message,
+        kind: u16,
+        read: impl Fn(&[u8]) -> Option<T>,
+    ) -> Result<Option<Vec<T>>, Errno> {
+        let sequence = self.send(message, DUMP)?;
+        let (mut list, mut has_changed) = (Vec::new(), false);
+        loop {
+            let bytes = self.receive()?;
+            for message in messages(&bytes).filter(|message| message.sequence == sequence) {
+                has_changed |= message.flags & CHANGED != 0;
+                match message.kind {
+                    DONE => return Ok((!has_changed).then_some(list)),
+                    ERROR => outcome(message)?,
+                    _ if message.kind == kind => list.extend(read(message.body)),
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    /// Waits for the next messages of type `kind` that nobody asked for, `time` at most.
+    pub(crate) fn news<T>(
+        &mut self,
+        time: Duration,
+        kind: u16,
+        read: impl Fn(&[u8]) -> Option<T>,
+    ) -> Result<Vec<T>, Errno> {
+        set_socket_timeout(&self.fd, Timeout::Recv, Some(time))?;
+        let bytes = self.receive();
+        set_socket_timeout(&self.fd, Timeout::Recv, None)?;
+        let bytes = bytes?;
+        Ok(messages(&bytes).filter(|it| it.kind == kind).filter_map(|it| read(it.body)).collect())
+    }
+
+    fn send(&mut self, message: Message, flags: u16) -> Result<u32, Errno> {
+        self.sequence = self.sequence.wrapping_add(1).max(1);
+        let mut bytes = message.finish(self.sequence);
+        let all = u16::from_ne_bytes([bytes[6], bytes[7]]) | REQUEST | flags;
+        bytes[6..8].copy_from_slice(&all.to_ne_bytes());
+        send(&self.fd, &bytes, SendFlags::empty())?;
+        Ok(self.sequence)
+    }
+
+    fn receive(&self) -> Result<Vec<u8>, Errno> {
+        let mut bytes = Vec::with_capacity(MOST);
+        loop {
+            let room: &mut [MaybeUninit<u8>] = bytes.spare_capacity_mut();
+            match recv(&self.fd, room, RecvFlags::empty()) {
+                Ok(((got, _), _)) => return Ok(got.to_vec()),
+                Err(Errno::INTR) => bytes.clear(),
+                Err(errno) => return Err(errno),
+            }
+        }
+    }
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// Of `struct nlmsgerr`.
+fn outcome(message: Read<'_>) -> Result<(), Errno> {
+    match number(message.body, 0).map(u32::cast_signed) {
+        Some(0) => Ok(()),
+        Some(negative) => Err(Errno::from_raw_os_error(-negative)),
+        None => Err(Errno::PROTO),
+    }
+}

@@ -1,0 +1,28 @@
+//! Taps: interfaces whose other end is a descriptor.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+
+/// `_IOW('T', 202, int)`.
+const TUNSETIFF: u32 = 0x4004_54ca;
+
+const PATH: &str = "/dev/net/tun";
+
+/// Makes a tap in the calling thread's network namespace. It goes when its descriptor is closed.
+pub(super) fn open(name: &str) -> io::Result<OwnedFd> {
+    let file = File::options().read(true).write(true).open(PATH);
+    let file = file.map_err(|error| io::Error::new(error.kind(), format!("{PATH}: {error}")))?;
+    // SAFETY: all zeroes is a valid `ifreq`.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    // The last byte stays zero.
+    let room = request.ifr_name.len() - 1;
+    for (place, byte) in request.ifr_name[..room].iter_mut().zip(name.bytes()) {
+        *place = byte as libc::c_char;
+    }
+    let flags = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
+    request.ifr_ifru.ifru_flags = flags as libc::c_short;
+    // SAFETY: the kernel reads and writes one `ifreq`, which `request` is.
+    let made = unsafe { libc::ioctl(file.as_raw_fd(), TUNSETIFF as _, &raw mut request) };
+    if made < 0 { Err(io::Error::last_os_error()) } else { Ok(file.into()) }
+}

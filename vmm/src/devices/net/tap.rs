@@ -1,0 +1,125 @@
+//! A tap as the kernel has it: each read and each write is one frame.
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::ptr;
+
+use super::core::{HEADER, Offloads, Wire};
+use crate::virtio::buffers::Buffers;
+
+/// `_IOR('T', 210, unsigned int)`.
+const TUNGETIFF: u32 = 0x8004_54d2;
+/// `_IOW('T', 208, unsigned int)`.
+const TUNSETOFFLOAD: u32 = 0x4004_54d0;
+/// `_IOW('T', 216, int)`.
+const TUNSETVNETHDRSZ: u32 = 0x4004_54d8;
+
+/// What a tap is given to us with.
+const FLAGS: libc::c_int = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
+
+/// Why a slot has no wire.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenTapError {
+    /// The descriptor is something else, or a tap of another kind.
+    #[error(
+        "network slot {slot}: the descriptor is no tap with IFF_TAP, IFF_NO_PI and IFF_VNET_HDR"
+    )]
+    NotATap {
+        /// Which slot.
+        slot: usize,
+    },
+    /// The kernel refused, or the event loop has no room.
+    #[error("network slot {slot}: {source}")]
+    Io {
+        /// Which slot.
+        slot: usize,
+        /// What it said.
+        source: io::Error,
+    },
+}
+
+/// The tap of a slot.
+#[derive(Debug)]
+pub(super) struct Tap(OwnedFd);
+
+impl Tap {
+    pub(super) fn new(fd: OwnedFd, slot: usize) -> Result<Self, OpenTapError> {
+        // SAFETY: all zeroes is a valid `ifreq`.
+        let mut about: libc::ifreq = unsafe { MaybeUninit::zeroed().assume_init() };
+        // SAFETY: the kernel writes one `ifreq`, or refuses because this is no tap.
+        let known = unsafe { libc::ioctl(fd.as_raw_fd(), TUNGETIFF as _, &raw mut about) };
+        // SAFETY: for this call the flags are what was written, and any bits are a number.
+        let flags = libc::c_int::from(unsafe { about.ifr_ifru.ifru_flags });
+        if known < 0 || flags & FLAGS != FLAGS {
+            return Err(OpenTapError::NotATap { slot });
+        }
+        let tap = Self(fd);
+        tap.prepare().map_err(|source| OpenTapError::Io { slot, source })?;
+        Ok(tap)
+    }
+
+    fn prepare(&self) -> io::Result<()> {
+        let header = HEADER as libc::c_int;
+        // SAFETY: the kernel reads one number.
+        let done =
+            unsafe { libc::ioctl(self.0.as_raw_fd(), TUNSETVNETHDRSZ as _, &raw const header) };
+        outcome(done)?;
+        // SAFETY: no memory is passed.
+        let flags = unsafe { libc::fcntl(self.0.as_raw_fd(), libc::F_GETFL) };
+        outcome(flags)?;
+        let flags = flags | libc::O_NONBLOCK;
+        // SAFETY: no memory is passed.
+        outcome(unsafe { libc::fcntl(self.0.as_raw_fd(), libc::F_SETFL, flags) })
+    }
+}
+
+impl Wire for Tap {
+    fn send(&mut self, header: &[u8; HEADER], mut frame: Buffers<'_>) -> io::Result<()> {
+        frame.write_behind(header, self.0.as_fd())
+    }
+
+    fn receive(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        // SAFETY: `into` is writable for its length.
+        let got = unsafe { libc::read(self.0.as_raw_fd(), into.as_mut_ptr().cast(), into.len()) };
+        usize::try_from(got).map_err(|_| io::Error::last_os_error())
+    }
+
+    fn offload(&mut self, offloads: Offloads) -> io::Result<()> {
+        let flags = libc::c_ulong::from(offloads.0);
+        // SAFETY: the third argument is a number for this call.
+        let done = unsafe {
+            libc::ioctl(
+                self.0.as_raw_fd(),
+                TUNSETOFFLOAD as _,
+                ptr::without_provenance::<u8>(flags as usize),
+            )
+        };
+        outcome(done)
+    }
+}
+
+impl AsFd for Tap {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+fn outcome(done: libc::c_int) -> io::Result<()> {
+    if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::File;
+
+    #[test]
+    fn what_is_no_tap_is_called_so() {
+        let error = Tap::new(File::open("/dev/null").unwrap().into(), 3).unwrap_err();
+        assert!(
+            error.to_string().starts_with("network slot 3: the descriptor is no tap"),
+            "{error}"
+        );
+    }
+}
