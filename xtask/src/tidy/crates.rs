@@ -4,13 +4,14 @@ use super::{File, Finding, Tree, numbered};
 
 /// Which of our crates a crate may use. Arrows go one way only; `docs/architecture.md` says why.
 const ARROWS: &[(&str, &[&str])] = &[
-    ("agent", &["proto"]),
+    ("agent", &["proto", "transfer"]),
     ("benches", &[]),
     ("fuzz", &["image"]),
     ("image", &[]),
     ("proto", &[]),
-    ("runtime", &["proto", "image", "vmm"]),
+    ("runtime", &["proto", "transfer", "image", "vmm"]),
     ("tests", &[]),
+    ("transfer", &["proto"]),
     ("vmm", &[]),
     ("xtask", &[]),
 ];
