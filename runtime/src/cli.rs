@@ -1,7 +1,11 @@
 //! The command line: arguments → struct → one call into the engine. One file per verb.
 
+mod commit;
+mod cp;
+mod diff;
 mod doctor;
 mod exec;
+mod export;
 mod history;
 mod images;
 mod inspect;
@@ -95,6 +99,10 @@ enum Verb {
     Kill(kill::Kill),
     Stop(stop::Stop),
     Rm(rm::Rm),
+    Cp(cp::Cp),
+    Diff(diff::Diff),
+    Export(export::Export),
+    Commit(commit::Commit),
     Pull(pull::Pull),
     Load(load::Load),
     Save(save::Save),
@@ -153,6 +161,10 @@ fn call(cli: Cli) -> Result<u8, Failure> {
         Verb::Kill(verb) => verb.call(&settings),
         Verb::Stop(verb) => verb.call(&settings),
         Verb::Rm(verb) => verb.call(&settings),
+        Verb::Cp(verb) => verb.call(&settings),
+        Verb::Diff(verb) => verb.call(&settings),
+        Verb::Export(verb) => verb.call(&settings),
+        Verb::Commit(verb) => verb.call(&settings),
         Verb::Pull(verb) => verb.call(&settings),
         Verb::Load(verb) => verb.call(&settings),
         Verb::Save(verb) => verb.call(&settings),

@@ -11,6 +11,7 @@ mod clones;
 mod containers;
 mod crashes;
 mod endings;
+mod files;
 mod hostile_guest;
 mod images;
 mod pipes;
@@ -53,6 +54,7 @@ const CHAPTERS: &[(&str, &[Story])] = &[
     ("images", images::STORIES),
     ("shares", shares::STORIES),
     ("volumes", volumes::STORIES),
+    ("files", files::STORIES),
     ("crashes", crashes::STORIES),
     ("hostile_guest", hostile_guest::STORIES),
     ("bundles", bundles::STORIES),

@@ -10,6 +10,7 @@
 //!   blobs/sha256/<digest>              a layer as it came
 //!   partial/<digest>                   the beginning of one, for a pull to go on with
 //!   tmp/                               what is being made
+//!   volumes/                           not ours: whoever runs containers keeps their data there
 //! ```
 //!
 //! Whatever is outside `tmp` and `partial` is whole: it is made there, synced, and renamed into its place. So who
@@ -17,6 +18,7 @@
 //! next to open the store sweeps if it gets the lock. Changes wait for one another.
 
 mod blobs;
+mod commit;
 mod error;
 mod kept;
 mod load;
@@ -35,6 +37,7 @@ use rustix::fs::FlockOperation;
 
 use crate::config::{Description, MAX_JSON_BYTES};
 use crate::{Config, Digest, Limits, Past, Platform, Reference};
+pub use commit::{CommitError, Step};
 pub use error::{FindError, LoadError, OpenStoreError, RemoveError};
 pub use kept::Layer;
 use names::Names;
