@@ -3,6 +3,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
+use proto::files::Work;
 use proto::message::{Fault, FaultKind};
 use proto::spec::{Container, Hook, Namespace, Process, Stdio};
 use rustix::fs::{AtFlags, Mode, OFlags};
@@ -15,7 +16,7 @@ use rustix::thread::{
 use crate::childhood::Join;
 use crate::container::cgroup::Cgroups;
 use crate::container::{self, Stage, namespaces};
-use crate::control::{self, AgentEnd};
+use crate::control::{self, AgentEnd, Layers};
 use crate::faults::{fault, refused};
 use crate::sys::bpf::DeviceProgram;
 use crate::sys::{self, Forked, NewNamespaces};
@@ -37,13 +38,19 @@ pub(crate) enum Plan {
     Container(Box<Container>),
     /// One more in a container.
     Exec(Box<Process>),
+    /// One of the agent's own that carries files of a container.
+    Carry {
+        work: Work,
+        /// Only its streams count.
+        process: Box<Process>,
+    },
 }
 
 impl Plan {
     pub(crate) fn process(&self) -> &Process {
         match self {
             Self::Container(spec) => &spec.process,
-            Self::Exec(process) => process,
+            Self::Exec(process) | Self::Carry { process, .. } => process,
         }
     }
 
@@ -51,7 +58,7 @@ impl Plan {
     pub(crate) fn hooks(&self) -> &[Hook] {
         match self {
             Self::Container(spec) => &spec.start_hooks,
-            Self::Exec(_) => &[],
+            Self::Exec(_) | Self::Carry { .. } => &[],
         }
     }
 }
@@ -180,6 +187,24 @@ impl Guest {
             })
         };
         self.bear(plan, ends, Some(Join { pidfd: host.pidfd, users }), fork)
+    }
+
+    /// Forks a process that carries files of a container. It is in none of its namespaces but that of mounts
+    /// (and users), and in none of its cgroups: neither is it seen there, nor does a limit stop it.
+    pub(crate) fn bear_carrier(
+        &self,
+        host: &Host<'_>,
+        layers: Option<&Layers>,
+        work: &Work,
+        ends: &[OwnedFd; 3],
+    ) -> Result<Newborn, Fault> {
+        let users = self.has_users(host.pid).map_err(refused("user namespace"))?;
+        let join = Join { pidfd: host.pidfd, users };
+        let (control, childs) = control::pair().map_err(refused("control socket"))?;
+        match sys::fork(NewNamespaces::NONE, None).map_err(refused("fork"))? {
+            Forked::Parent { pid, pidfd } => Ok(Newborn { pid, pidfd, control, devices: None }),
+            Forked::Child => self.carry(work, join, layers, ends, childs),
+        }
     }
 
     /// Lets `fork` leave one of the agent's namespaces, and brings the agent back.

@@ -72,9 +72,11 @@ impl Guest {
                 if namespaces::has_users(spec) && !control.waits() {
                     sys::exit_now(1);
                 }
-                container::set_up(spec, &self.stage, proc)?
+                container::set_up(spec, &self.stage, proc, control)?
             }
             Plan::Exec(spec) => enter(join, spec)?,
+            // It has a childhood of its own.
+            Plan::Carry { .. } => return Err(refused("files")(Errno::INVAL)),
         };
         // From here on names of the container are followed, which may lead through descriptors.
         let [master, slave] = match &terminal {
@@ -118,7 +120,7 @@ fn enter(join: Option<Join<'_>>, spec: &Process) -> Result<Option<Terminal>, Fau
     }
 }
 
-fn close_all_but(keep: &[Option<BorrowedFd<'_>>]) -> Result<(), Fault> {
+pub(crate) fn close_all_but(keep: &[Option<BorrowedFd<'_>>]) -> Result<(), Fault> {
     let mut keep: Vec<_> = keep.iter().flatten().map(AsRawFd::as_raw_fd).collect();
     sys::close_all_but(&mut keep).map_err(refused("descriptors"))
 }

@@ -1,8 +1,8 @@
 //! The line between the agent and a process it is making.
 //!
 //! A pair of `SOCK_SEQPACKET` sockets. A child in a user namespace of its own waits until it was said
-//! there who is who. The child says one thing: that it is ready (with its
-//! terminal, if it has one) or why it cannot be. It then waits for a word to go on, and calls
+//! there who is who. The child says that it is ready (with its
+//! terminal, if it has one) or why it cannot be; before that, what its root is made of, if that has layers. It then waits for a word to go on, and calls
 //! `execve`, which closes its end: end of file is the news that the program runs. If `execve` fails
 //! it says why instead.
 
@@ -20,6 +20,19 @@ use rustix::net::{
 
 /// Room for one packet. A [`Fault`] is a sentence with a path or two in it.
 const PACKET_BYTES: usize = 16 << 10;
+
+/// What a child says: that it is ready, or else that here is what its root is made of; or why it cannot be.
+type Word = Result<bool, Fault>;
+const READY: bool = true;
+
+/// The two directories that a root from a disk is made of.
+#[derive(Debug)]
+pub(crate) struct Layers {
+    /// What the container has written.
+    pub(crate) upper: OwnedFd,
+    /// The image.
+    pub(crate) lower: OwnedFd,
+}
 
 /// Both ends of a new line.
 pub(crate) fn pair() -> Result<(AgentEnd, ChildEnd), Errno> {
@@ -39,6 +52,8 @@ pub(crate) enum News {
         /// The master of its terminal.
         terminal: Option<OwnedFd>,
     },
+    /// What its root is made of, for who asks what was changed in it. More follows.
+    Layers(Layers),
     /// It could not be set up, or its program not be executed. It ends now.
     Fault(Fault),
     /// Its end is closed: the program runs, or the process is dead.
@@ -49,7 +64,7 @@ impl AgentEnd {
     /// The next piece of news, `None` if there is none yet.
     pub(crate) fn hear(&self) -> Option<News> {
         let mut bytes = vec![0; PACKET_BYTES];
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
         let mut ancillary = RecvAncillaryBuffer::new(&mut space);
         let packet = &mut [IoSliceMut::new(&mut bytes)];
         let flags = RecvFlags::CMSG_CLOEXEC;
@@ -61,13 +76,17 @@ impl AgentEnd {
         if length == 0 {
             return Some(News::Closed);
         }
-        let terminal = ancillary.drain().find_map(|message| match message {
-            RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
-            _ => None,
+        let mut descriptors = ancillary.drain().flat_map(|message| match message {
+            RecvAncillaryMessage::ScmRights(descriptors) => descriptors.collect(),
+            _ => vec![],
         });
         let json = bytes.get(frame::PREFIX_BYTES..length).unwrap_or_default();
-        Some(match frame::decode::<Result<(), Fault>>(json) {
-            Ok(Ok(())) => News::Ready { terminal },
+        Some(match frame::decode::<Result<bool, Fault>>(json) {
+            Ok(Ok(READY)) => News::Ready { terminal: descriptors.next() },
+            Ok(Ok(_)) => match (descriptors.next(), descriptors.next()) {
+                (Some(upper), Some(lower)) => News::Layers(Layers { upper, lower }),
+                _ => News::Closed,
+            },
             Ok(Err(fault)) => News::Fault(fault),
             // The child is this very program: what it says can only be cut short by its death.
             Err(_) => News::Closed,
@@ -93,7 +112,13 @@ impl ChildEnd {
     /// Says that the process is ready, and waits to be let go. Returns whether it was: the agent
     /// may end first.
     pub(crate) fn ready(&self, terminal: Option<BorrowedFd<'_>>) -> bool {
-        self.say(&Ok(()), terminal).is_ok() && self.waits()
+        let descriptors: Vec<_> = terminal.into_iter().collect();
+        self.say(&Ok(READY), &descriptors).is_ok() && self.waits()
+    }
+
+    /// Hands over what its root is made of.
+    pub(crate) fn hand_over(&self, layers: &Layers) -> Result<(), Errno> {
+        self.say(&Ok(!READY), &[layers.upper.as_fd(), layers.lower.as_fd()])
     }
 
     /// Waits for a word to go on. Returns whether it came.
@@ -104,15 +129,14 @@ impl ChildEnd {
     /// Says why the process cannot be.
     pub(crate) fn fault(&self, fault: Fault) {
         // Nobody else could be told if this fails; the agent then sees the end of the process.
-        let _ = self.say(&Err(fault), None);
+        let _ = self.say(&Err(fault), &[]);
     }
 
-    fn say(&self, word: &Result<(), Fault>, terminal: Option<BorrowedFd<'_>>) -> Result<(), Errno> {
+    fn say(&self, word: &Word, descriptors: &[BorrowedFd<'_>]) -> Result<(), Errno> {
         let bytes = frame::encode(word).map_err(|_| Errno::MSGSIZE)?;
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
         let mut ancillary = SendAncillaryBuffer::new(&mut space);
-        if let Some(descriptor) = &terminal {
-            let descriptors = std::slice::from_ref(descriptor);
+        if !descriptors.is_empty() {
             ancillary.push(SendAncillaryMessage::ScmRights(descriptors));
         }
         let packet = &[IoSlice::new(&bytes)];

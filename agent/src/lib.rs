@@ -10,6 +10,7 @@
 mod agent;
 mod birth;
 pub mod boot;
+mod carry;
 mod childhood;
 mod container;
 mod control;

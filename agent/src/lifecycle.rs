@@ -2,8 +2,9 @@
 
 use std::os::fd::OwnedFd;
 
+use proto::files::Work;
 use proto::message::{Fault, FaultKind, ProcessId, Reply, Request};
-use proto::spec::TerminalSize;
+use proto::spec::{Process, Stdio, TerminalSize};
 
 use crate::agent::{Agent, Stop, Watched};
 use crate::birth::{Host, Plan};
@@ -11,7 +12,7 @@ use crate::control::{AgentEnd, News};
 use crate::faults::{fault, named, no_such, refused, system, wrong_state};
 use crate::kmsg::{self, Weight};
 use crate::process::terminal;
-use crate::processes::{Alive, Asker, Planned, Process, Stage, Waiting};
+use crate::processes::{self, Alive, Asker, Planned, Stage, Waiting};
 use crate::reactor::Token;
 use crate::stdio;
 use crate::sys;
@@ -35,6 +36,13 @@ impl Agent {
             }
             Request::Exec { process, spec } => {
                 self.plan(asker, process, Plan::Exec(spec)).err().map(Err)
+            }
+            Request::Carry { process, work } => {
+                let stdin = matches!(work, Work::Write { .. });
+                let stdio = Stdio::Pipes { stdin, stdout: true, stderr: false };
+                let plan = Process { stdio, ..Process::default() };
+                let plan = Plan::Carry { work, process: Box::new(plan) };
+                self.plan(asker, process, plan).err().map(Err)
             }
             Request::Start { container } => self.start(asker, container).err().map(Err),
             Request::Signal { process, signal, all } => {
@@ -99,7 +107,7 @@ impl Agent {
     fn judge_name(&self, id: &ProcessId, plan: &Plan) -> Result<(), Fault> {
         let takes_over = |known: &ProcessId| match plan {
             Plan::Container(_) => known.container == id.container,
-            Plan::Exec(_) => known == id,
+            Plan::Exec(_) | Plan::Carry { .. } => known == id,
         };
         let mut known = self.processes.iter().filter(|(known, _)| takes_over(known));
         if known.any(|(_, process)| process.outcome().is_none()) || self.pending.contains_key(id) {
@@ -120,8 +128,10 @@ impl Agent {
                 Err(wrong("a name has no slash, no line break and no zero byte"))
             }
             (Plan::Container(_), _) => Ok(()),
-            (Plan::Exec(_), Some(_)) => self.first_of(id).map(drop),
-            (Plan::Exec(_), None) => Err(wrong("an exec has a name of its own")),
+            (Plan::Exec(_) | Plan::Carry { .. }, Some(_)) => self.first_of(id).map(drop),
+            (Plan::Exec(_) | Plan::Carry { .. }, None) => {
+                Err(wrong("an exec has a name of its own"))
+            }
         }
     }
 
@@ -160,11 +170,18 @@ impl Agent {
                 let host = Host { name, pid: first.pid, pidfd: first.pidfd() };
                 self.guest.bear_exec(&host, plan, &laid.ends)?
             }
+            Plan::Carry { work, .. } => {
+                let first = self.first_of(id)?;
+                let name = id.container.as_str();
+                let host = Host { name, pid: first.pid, pidfd: first.pidfd() };
+                self.guest.bear_carrier(&host, first.layers.as_ref(), work, &laid.ends)?
+            }
         };
         let (terminal, devices) = (laid.terminal, newborn.devices);
         let stage = Stage::SettingUp { asker: *asker, start: *start, terminal, devices };
         let waiting = std::mem::take(waiting);
-        let mut process = Process::new(asker.session, newborn.pid, newborn.pidfd, stage, waiting);
+        let mut process =
+            processes::Process::new(asker.session, newborn.pid, newborn.pidfd, stage, waiting);
         for relay in laid.relays {
             let is_output = relay.is_output();
             let token = self.watch(Watched::Relay(id.clone(), relay)).map_err(refused("epoll"))?;
@@ -185,6 +202,11 @@ impl Agent {
         loop {
             match control.hear() {
                 None => return Some(Watched::Control(id, control)),
+                Some(News::Layers(layers)) => {
+                    if let Some(alive) = self.alive_mut(&id) {
+                        alive.layers = Some(layers);
+                    }
+                }
                 Some(News::Ready { terminal }) => self.is_ready(&id, &control, terminal),
                 Some(News::Fault(fault)) => self.has_failed(&id, fault),
                 Some(News::Closed) => {

@@ -6,6 +6,7 @@ use proto::message::{ExitStatus, Fault};
 use rustix::process::Pid;
 
 use crate::birth::Plan;
+use crate::control::Layers;
 use crate::reactor::Token;
 use crate::stdio::Line;
 use crate::sys::bpf::DeviceProgram;
@@ -79,6 +80,8 @@ pub(crate) struct Alive {
     /// The line to it, until `execve` closes it.
     pub(crate) control: Option<Token>,
     pub(crate) stage: Stage,
+    /// Of a container's first process: what the container's root is made of.
+    pub(crate) layers: Option<Layers>,
 }
 
 /// How far a living process has come.
@@ -112,7 +115,7 @@ impl Process {
         waiting: Vec<Waiting>,
     ) -> Self {
         Self {
-            life: Life::Alive(Alive { pid, pidfd, control: None, stage }),
+            life: Life::Alive(Alive { pid, pidfd, control: None, stage, layers: None }),
             session,
             relays: Vec::new(),
             undrained: Vec::new(),

@@ -22,6 +22,7 @@ mod config;
 mod digest;
 pub mod entrances;
 mod erofs;
+mod files;
 mod layer;
 mod limits;
 mod manifest;
@@ -42,6 +43,7 @@ pub use archive::ArchiveError;
 pub use config::{Config, Past};
 pub use digest::{BadDigest, Digest};
 pub use erofs::WriteError;
+pub use files::{TarFile, TarKind, TarReader, TarWriter};
 pub use layer::LayerError;
 pub use limits::{LimitError, Limits};
 pub use merge::{MergeError, Why};
@@ -54,7 +56,7 @@ pub use registry::{
 };
 pub use spool::SpoolError;
 pub use store::{
-    ArchiveKind, FindError, Image, Layer, LoadError, OpenStoreError, Pruned, RemoveError, Removed,
-    SaveError, Store, Unneeded,
+    ArchiveKind, CommitError, FindError, Image, Layer, LoadError, OpenStoreError, Pruned,
+    RemoveError, Removed, SaveError, Step, Store, Unneeded,
 };
 pub use tarball::TarError;

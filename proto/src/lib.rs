@@ -9,6 +9,7 @@
 //! input and output never travel there: each is a connection to [`STDIO_PORT`] that begins with one
 //! [`stream::Attach`] frame and carries plain bytes from then on.
 
+pub mod files;
 pub mod frame;
 pub mod message;
 pub mod network;

@@ -7,6 +7,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::files::Work;
 use crate::network::Network;
 use crate::spec::{Container, Process, TerminalSize};
 
@@ -124,6 +125,14 @@ pub enum Request {
         container: String,
         /// Names and what is written.
         values: Vec<(String, String)>,
+    },
+    /// Adds a process of the agent's own to a running container, which carries files. Answered by
+    /// [`Reply::Created`]; what it says on its standard output is told in [`crate::files`].
+    Carry {
+        /// Its name.
+        process: ProcessId,
+        /// What it does.
+        work: Work,
     },
     /// Ends every process, writes everything back and powers off. Answered by [`Reply::Done`] just
     /// before.

@@ -1,7 +1,11 @@
 //! The command line: arguments → struct → one call into the engine. One file per verb.
 
+mod commit;
+mod cp;
+mod diff;
 mod doctor;
 mod exec;
+mod export;
 mod history;
 mod images;
 mod inspect;
@@ -97,6 +101,10 @@ enum Verb {
     Stop(stop::Stop),
     Restart(restart::Restart),
     Rm(rm::Rm),
+    Cp(cp::Cp),
+    Diff(diff::Diff),
+    Export(export::Export),
+    Commit(commit::Commit),
     Pull(pull::Pull),
     Load(load::Load),
     Save(save::Save),
@@ -156,6 +164,10 @@ fn call(cli: Cli) -> Result<u8, Failure> {
         Verb::Stop(verb) => verb.call(&settings),
         Verb::Restart(verb) => verb.call(&settings),
         Verb::Rm(verb) => verb.call(&settings),
+        Verb::Cp(verb) => verb.call(&settings),
+        Verb::Diff(verb) => verb.call(&settings),
+        Verb::Export(verb) => verb.call(&settings),
+        Verb::Commit(verb) => verb.call(&settings),
         Verb::Pull(verb) => verb.call(&settings),
         Verb::Load(verb) => verb.call(&settings),
         Verb::Save(verb) => verb.call(&settings),

@@ -13,6 +13,7 @@ mod detach;
 mod dial;
 mod doctor;
 mod exit;
+mod files;
 mod host;
 mod kvm;
 mod labels;

@@ -2,11 +2,14 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
+use proto::files::Work;
 use proto::message::{ExitStatus, ProcessId, Reply, Request};
 use proto::spec::Process;
+use proto::stream::Stream;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::pidfd_send_signal;
 
@@ -90,6 +93,16 @@ pub(crate) enum VisitError {
     },
 }
 
+/// A process in the guest that carries files. It ends when this is dropped.
+pub(crate) struct Carrier {
+    /// What it says.
+    pub(crate) output: UnixStream,
+    /// What it hears, if it is to hear something.
+    pub(crate) input: Option<UnixStream>,
+    // With it the agent forgets the process.
+    _session: Session,
+}
+
 impl Visited {
     /// The container in `entry`, if it is running.
     pub(crate) fn new(entry: Entry) -> Result<Self, VisitError> {
@@ -151,6 +164,33 @@ impl Visited {
     pub(crate) fn ask(&self, request: Request) -> Result<Reply, VisitError> {
         let answer = self.session()?.ask(request);
         answer.map_err(|source| VisitError::Session { name: self.name(), source })
+    }
+
+    /// Has files of its carried. What comes is a stranger's, and [`proto::files`].
+    pub(crate) fn carry(&self, work: Work) -> Result<Carrier, VisitError> {
+        let name = self.name();
+        // Unique in the container: several may be under way.
+        let exec = format!("files-{}-{}", std::process::id(), crate::state::record::now());
+        let process = ProcessId { container: name.clone(), exec: Some(exec) };
+        let wanted: &[Stream] = match work {
+            Work::Write { .. } => &[Stream::Stdout, Stream::Stdin],
+            _ => &[Stream::Stdout],
+        };
+        let mut session = self.session()?;
+        let streams = connect(&self.dir, &process, wanted)
+            .map_err(|source| VisitError::Dial { name: name.clone(), source })?;
+        let reply = session.ask(Request::Carry { process, work });
+        let reply = reply.map_err(|source| VisitError::Session { name: name.clone(), source })?;
+        let mut streams = streams.into_iter().map(|(_, stream)| stream);
+        match (reply, streams.next()) {
+            (Reply::Created { .. }, Some(output)) => {
+                Ok(Carrier { output, input: streams.next(), _session: session })
+            }
+            (reply, _) => {
+                let source = SessionError::WrongReply { reply };
+                Err(VisitError::Session { name, source })
+            }
+        }
     }
 
     /// Its directory.

@@ -11,6 +11,7 @@ mod clones;
 mod containers;
 mod crashes;
 mod endings;
+mod files;
 mod hostile_guest;
 mod images;
 mod pipes;
@@ -56,6 +57,7 @@ const CHAPTERS: &[(&str, &[Story])] = &[
     ("shares", shares::STORIES),
     ("storage", storage::STORIES),
     ("volumes", volumes::STORIES),
+    ("files", files::STORIES),
     ("crashes", crashes::STORIES),
     ("hostile_guest", hostile_guest::STORIES),
     ("bundles", bundles::STORIES),

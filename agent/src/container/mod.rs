@@ -16,13 +16,15 @@ mod root;
 mod shares;
 pub(crate) mod within;
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 
 use proto::message::{Fault, FaultKind};
-use proto::spec::{Container, Namespace, Stdio};
-use rustix::fs::Mode;
+use proto::spec::{Container, Namespace, Root, Stdio};
+use rustix::fs::{CWD, FileType, Mode, fstat};
 use rustix::io::Errno;
 
+use crate::control::ChildEnd;
 use crate::process::terminal::{Terminal, TerminalError};
 use crate::sys::{self, NewNamespaces};
 use crate::words::words;
@@ -72,6 +74,16 @@ impl From<SetupError> for Fault {
     }
 }
 
+/// What is mounted at `path` of the calling process's, without what is mounted in it.
+pub(crate) fn copy_of_one(path: &Path) -> Result<OwnedFd, Errno> {
+    mounts::copy_of(CWD, path, options::Bind::One)
+}
+
+/// Whether a descriptor is one of a directory.
+pub(crate) fn is_directory(file: &OwnedFd) -> Result<bool, Errno> {
+    Ok(FileType::from_raw_mode(fstat(file)?.st_mode) == FileType::Directory)
+}
+
 /// Mounts what a container with users of its own is made of, while the calling process is still the
 /// guest's root: disks and nodes of devices take no other's word.
 pub(crate) fn set_the_stage(spec: &Container, stage: &Stage) -> Result<(), SetupError> {
@@ -82,11 +94,12 @@ pub(crate) fn set_the_stage(spec: &Container, stage: &Stage) -> Result<(), Setup
 
 /// Makes the calling process, forked into a container's namespaces and cgroup, stand in the
 /// container's root. Gives the terminal of its first process, if it has one. `proc` is the guest's
-/// `/proc`.
+/// `/proc`; `control` hears what the root is made of.
 pub(crate) fn set_up(
     spec: &Container,
     stage: &Stage,
     proc: BorrowedFd<'_>,
+    control: &ChildEnd,
 ) -> Result<Option<Terminal>, SetupError> {
     let step = |step| move |errno| SetupError::Step { step, errno };
     // Modes below are meant as they are written.
@@ -112,6 +125,9 @@ pub(crate) fn set_up(
             stage.mount(&spec.root)?
         }
     };
+    if let (Root::Disk { .. }, false) = (&spec.root, namespaces::has_users(spec)) {
+        control.hand_over(&stage.layers()?).map_err(step("layers"))?;
+    }
     let root = Within::new(&tree);
     for mount in &spec.mounts {
         mounts::mount(&root, mount)?;

@@ -11,6 +11,7 @@ use rustix::mount::{MountAttrFlags, UnmountFlags};
 use super::mounts::{self, FileSystemError};
 use super::options::{Bind, Options};
 use crate::boot;
+use crate::control::Layers;
 use crate::sys;
 use crate::words::words;
 
@@ -81,6 +82,15 @@ impl Stage {
         };
         put(&tree, &self.root)?;
         Ok(tree)
+    }
+
+    /// What a root from a disk, mounted by the calling process, is made of.
+    pub(crate) fn layers(&self) -> Result<Layers, RootError> {
+        let open = |path: &str| {
+            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            rustix::fs::open(path, flags, Mode::empty()).map_err(wrong("layers"))
+        };
+        Ok(Layers { upper: open(&format!("{}/data", self.upper))?, lower: open(&self.lower)? })
     }
 
     /// Takes over a root that was mounted before the calling process came to have users of its own. It

@@ -10,7 +10,7 @@
 //!   blobs/sha256/<digest>              a layer as it came
 //!   partial/<digest>                   the beginning of one, for a pull to go on with
 //!   tmp/                               what is being made
-//!   storage/                           others': what containers write
+//!   storage/, volumes/                 not ours: whoever runs containers keeps there what they write
 //! ```
 //!
 //! Whatever is outside `tmp` and `partial` is whole: it is made there, synced, and renamed into its place. So who
@@ -18,6 +18,7 @@
 //! next to open the store sweeps if it gets the lock. Changes wait for one another.
 
 mod blobs;
+mod commit;
 mod error;
 mod kept;
 mod load;
@@ -36,6 +37,7 @@ use rustix::fs::FlockOperation;
 
 use crate::config::{Description, MAX_JSON_BYTES};
 use crate::{Config, Digest, Limits, Past, Platform, Reference};
+pub use commit::{CommitError, Step};
 pub use error::{FindError, LoadError, OpenStoreError, RemoveError};
 pub use kept::Layer;
 use names::Names;

@@ -10,11 +10,13 @@
 
 mod pax;
 mod sparse;
+mod write;
 
 use std::io::{self, Read};
 
 use crate::tree::{Device, Time, Xattrs};
 pub(crate) use sparse::Piece;
+pub(crate) use write::Writer;
 
 const BLOCK_BYTES: u64 = 512;
 

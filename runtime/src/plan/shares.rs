@@ -62,8 +62,8 @@ pub(super) fn mounts(image: &[String], wishes: &Wishes, own: &str) -> Result<Mou
     let mut decided = Mounts { mounts: defaults::mounts(), ..Mounts::default() };
     decided.mounts.retain(|usual| {
         let destination = &usual.destination;
-        !asked.iter().any(|asked| asked.destination == *destination)
-            && !(takes_dev && destination.starts_with("/dev"))
+        let is_replaced = asked.iter().any(|asked| asked.destination == *destination);
+        !is_replaced && !(takes_dev && destination.starts_with("/dev"))
     });
     for (number, asked) in asked.into_iter().enumerate() {
         decided.add(number, asked, own);

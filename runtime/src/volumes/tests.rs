@@ -68,7 +68,7 @@ fn a_volume_of_a_container_stays_even_if_that_has_ended() {
     let (removed, _) = place.volumes.prune(false, &place.root, &turn).unwrap();
     assert_eq!(removed, [free]);
     let (removed, _) = place.volumes.prune(true, &place.root, &turn).unwrap();
-    assert_eq!(removed, [named.clone()]);
+    assert_eq!(removed, std::slice::from_ref(&named));
     let gone = place.volumes.remove(&named, &place.root, &turn).unwrap_err();
     assert!(matches!(gone, VolumeError::NotFound { .. }));
 }

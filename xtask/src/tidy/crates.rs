@@ -4,14 +4,15 @@ use super::{File, Finding, Tree, numbered};
 
 /// Which of our crates a crate may use. Arrows go one way only; `docs/architecture.md` says why.
 const ARROWS: &[(&str, &[&str])] = &[
-    ("agent", &["proto", "netlink"]),
+    ("agent", &["proto", "transfer", "netlink"]),
     ("benches", &[]),
     ("fuzz", &["image"]),
     ("image", &[]),
     ("netlink", &[]),
     ("proto", &[]),
-    ("runtime", &["proto", "image", "netlink", "vmm"]),
+    ("runtime", &["proto", "transfer", "netlink", "image", "vmm"]),
     ("tests", &[]),
+    ("transfer", &["proto"]),
     ("vmm", &[]),
     ("xtask", &[]),
 ];

@@ -1,0 +1,46 @@
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::PathBuf;
+
+use clap::Args;
+use proto::files::Work;
+
+use super::cp::unless_terminal;
+use crate::exit::Failure;
+use crate::files::{self, CopyError, Naming};
+use crate::settings::Settings;
+use crate::state::Root;
+use crate::visit::Visited;
+
+/// Write a running container's root file system as a tar archive, without what is mounted in it.
+#[derive(Args, Debug)]
+pub(super) struct Export {
+    /// Write to FILE, not to standard output.
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// The container's name, or the beginning of its id.
+    name: String,
+}
+
+impl Export {
+    pub(super) fn call(self, settings: &Settings) -> Result<u8, Failure> {
+        let container = Visited::new(Root::open(&settings.root)?.find(&self.name)?)?;
+        let write = |sink: &mut dyn Write| -> Result<(), Failure> {
+            let carrier = container.carry(Work::Root)?;
+            let mut heard = files::heard(&carrier)?;
+            files::tar(None, &mut heard, &Naming::Bare, sink)?;
+            Ok(())
+        };
+        match &self.output {
+            None => write(&mut unless_terminal()?)?,
+            Some(path) => {
+                let host = |source| CopyError::Host { path: path.clone(), source };
+                let file = File::create(path).map_err(host)?;
+                // Half an archive is none.
+                write(&mut BufWriter::with_capacity(64 << 10, file))
+                    .inspect_err(|_| drop(std::fs::remove_file(path)))?;
+            }
+        }
+        Ok(0)
+    }
+}
