@@ -4,16 +4,18 @@
 //! promise: a change that fails one of these tests needs a new `proto::VERSION`, or must be made so
 //! that both forms are read.
 
-use std::fmt::Debug;
-use std::net::Ipv6Addr;
+mod files;
+mod network;
 
-use proto::files::{Bytes, Entry, Item, Kind, Work};
+use std::fmt::Debug;
+
+use proto::files::{Bytes, Work};
 use proto::frame;
 use proto::message::{
     Adoption, Answer, Call, ExitStatus, Fault, FaultKind, Hello, ProcessId, ProcessInfo, Reply,
     Request,
 };
-use proto::network::{Address, Interface, Neighbour, Network, Route};
+use proto::network::Network;
 use proto::spec::{
     Capabilities, Container, Device, Hook, IdMapping, Mount, Namespace, Process, Rlimit, Root,
     Scheduler, Seccomp, Stdio, TerminalSize, User, Who,
@@ -136,53 +138,6 @@ fn calls_that_carry_files_stand() {
 }
 
 #[test]
-fn files_on_their_way_stand() {
-    let bytes = |text: &str| Bytes::from(text.as_bytes());
-    let entry = |kind| Entry {
-        path: bytes("a/b"),
-        kind,
-        mode: 0o4755,
-        uid: 1,
-        gid: 2,
-        mtime: (3, 4),
-        xattrs: vec![],
-        covers: false,
-    };
-    let said = |kind: &str, rest: &str| {
-        format!(
-            r#"{{"is":"entry","path":"a/b","kind":{kind},"mode":2541,"uid":1,"gid":2,"mtime":[3,4]{rest}}}"#
-        )
-    };
-    let whole = Entry {
-        xattrs: vec![(bytes("user.x"), Bytes(vec![0, 255]))],
-        covers: true,
-        ..entry(Kind::File { bytes: 5 })
-    };
-    stands(
-        Item::Entry(Box::new(whole)),
-        &said(
-            r#"{"of":"file","bytes":5}"#,
-            ",\"xattrs\":[[\"user.x\",\"\\u0000ÿ\"]],\"covers\":true",
-        ),
-    );
-    let kinds = [
-        (Kind::Directory { opaque: false }, r#"{"of":"directory"}"#),
-        (Kind::Directory { opaque: true }, r#"{"of":"directory","opaque":true}"#),
-        (Kind::Symlink { to: bytes("/c") }, r#"{"of":"symlink","to":"/c"}"#),
-        (Kind::HardLink { to: bytes("c") }, r#"{"of":"hard_link","to":"c"}"#),
-        (Kind::Fifo, r#"{"of":"fifo"}"#),
-        (Kind::Character { major: 1, minor: 3 }, r#"{"of":"character","major":1,"minor":3}"#),
-        (Kind::Block { major: 8, minor: 0 }, r#"{"of":"block","major":8,"minor":0}"#),
-        (Kind::Gone, r#"{"of":"gone"}"#),
-    ];
-    for (kind, json) in kinds {
-        stands(Item::Entry(Box::new(entry(kind))), &said(json, ""));
-    }
-    stands(Item::End, r#"{"is":"end"}"#);
-    stands(Item::Failed { message: "no".into() }, r#"{"is":"failed","message":"no"}"#);
-}
-
-#[test]
 fn calls_about_a_process_stand() {
     stands(
         call(Request::Signal { process: first(), signal: 15, all: true }),
@@ -214,49 +169,6 @@ fn calls_about_a_process_stand() {
             r#""wall_clock_ns":1795000000000000001,"disk_sectors":[8,1]}}"#
         ),
     );
-}
-
-#[test]
-fn a_network_stands() {
-    let network = Network {
-        interfaces: vec![Interface {
-            slot: 0,
-            name: "eth0".into(),
-            mac: [2, 0, 0, 0, 0, 255],
-            mtu: 1500,
-            addresses: vec![Address {
-                ip: [10, 0, 0, 2].into(),
-                prefix: 24,
-                peer: None,
-                broadcast: Some([10, 0, 0, 255].into()),
-                scope: 0,
-                no_route: false,
-            }],
-        }],
-        routes: vec![Route {
-            destination: Ipv6Addr::UNSPECIFIED.into(),
-            prefix: 0,
-            slot: 0,
-            gateway: Some(Ipv6Addr::LOCALHOST.into()),
-            source: None,
-            metric: Some(7),
-            scope: 253,
-            on_link: true,
-        }],
-        neighbours: vec![Neighbour { slot: 0, ip: [10, 0, 0, 1].into(), mac: [2, 0, 0, 0, 0, 1] }],
-    };
-    let json = concat!(
-        r#"{"interfaces":[{"slot":0,"name":"eth0","mac":[2,0,0,0,0,255],"mtu":1500,"addresses":"#,
-        r#"[{"ip":"10.0.0.2","prefix":24,"broadcast":"10.0.0.255","scope":0,"no_route":false}]}],"#,
-        r#""routes":[{"destination":"::","prefix":0,"slot":0,"gateway":"::1","metric":7,"#,
-        r#""scope":253,"on_link":true}],"#,
-        r#""neighbours":[{"slot":0,"ip":"10.0.0.1","mac":[2,0,0,0,0,1]}]}"#,
-    );
-    stands(network.clone(), json);
-    let adoption = Adoption { seed: [0; 32], wall_clock_ns: 0, disk_sectors: vec![], network };
-    let said = frame::encode(&adoption).unwrap();
-    let said = std::str::from_utf8(&said[4..]).unwrap();
-    assert!(said.ends_with(&format!(r#","network":{json}}}"#)), "{said}");
 }
 
 #[test]
