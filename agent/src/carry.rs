@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use proto::files::{Bytes, Work};
+use proto::files::{BadPath, Bytes, Work, parts};
 use proto::message::Fault;
 use rustix::fs::{FileType, Mode, OFlags, fstat, readlinkat};
 use rustix::io::Errno;
@@ -144,6 +144,10 @@ fn begin<W: Write>(
             let directory = from_root(directory);
             let (into, name) = match name {
                 Some(name) => {
+                    if parts(name).map_err(PutError::from)?.len() != 1 {
+                        let path = name.clone();
+                        return Err(PutError::from(BadPath { path }).into());
+                    }
                     let path = directory.join(std::ffi::OsStr::from_bytes(&name.0));
                     let (into, name) = place(&root, &path, *follow).map_err(at(&path))?;
                     (into, Some(name))

@@ -119,7 +119,7 @@ fn a_directory_goes_where_docker_would_put_it() {
 fn an_archive_goes_in_and_comes_out() {
     let place = Place::new("mkdir -p /src/sub; echo x > /src/sub/file; chown 7:8 /src/sub/file");
     let script = "\"$0\" --root \"$1\" --store \"$2\" cp box:/src - | tar -tvf - --numeric-owner && \
-                  cd \"$3\" && mkdir in && echo y > in/y && ln in/y in/z && tar --owner=+9 --group=+10 -czf - in | \
+                  cd \"$3\" && mkdir in && echo y > in/y && ln in/y in/z && tar --owner=a:9 --group=b:10 -czf - in | \
                   \"$0\" --root \"$1\" --store \"$2\" cp - box:/src";
     let template = place.house.command(["cp"]);
     let args: Vec<_> = template.get_args().collect();
@@ -162,7 +162,7 @@ fn links_of_a_container_do_not_lead_to_the_host() {
         assert_eq!(fs::read_to_string(place.path(link)).unwrap(), "mine\n");
     }
     // The kernel's own way out of everything is none.
-    place.cp(&[], "box:/t/root/etc/passwd", place.path("x")).expect_refusal("symbolic links");
+    place.cp(&[], "box:/t/root/etc/passwd", place.path("x")).expect_refusal("symbolic link");
     // On the host it is a link, through which nothing is written.
     place.cp(&[], "box:/t", place.path("t")).expect_code(0);
     assert_eq!(fs::read_link(place.path("t/abs")).unwrap(), Path::new("/"));

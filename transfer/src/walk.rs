@@ -230,7 +230,8 @@ impl<W: Write> Walk<'_, W> {
 fn is_in(lower: BorrowedFd<'_>, path: &Bytes) -> bool {
     let path = if path.0.is_empty() { &b"."[..] } else { &path.0 };
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+    // What is behind a link of the image's is not of this name.
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
     openat2(lower, OsStr::from_bytes(path), flags, Mode::empty(), resolve).is_ok()
 }
 

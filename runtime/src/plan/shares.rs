@@ -63,7 +63,8 @@ pub(super) fn mounts(image: &[String], wishes: &Wishes, own: &str) -> Result<Mou
     decided.mounts.retain(|usual| {
         let destination = &usual.destination;
         let is_replaced = asked.iter().any(|asked| asked.destination == *destination);
-        !is_replaced && !(takes_dev && destination.starts_with("/dev"))
+        let goes_along = takes_dev && destination.starts_with("/dev");
+        !is_replaced && !goes_along
     });
     for (number, asked) in asked.into_iter().enumerate() {
         decided.add(number, asked, own);
