@@ -92,10 +92,12 @@ impl House {
         self.state.path()
     }
 
-    /// The disks that containers write to, of this story and of those before it that left some.
+    /// The disks that this story's containers write to.
     pub fn disks(&self) -> Vec<PathBuf> {
+        let root = self.state().file_name().unwrap().to_str().unwrap();
         let roots = fs::read_dir(store().join("storage")).into_iter().flatten().flatten();
-        let disks = roots.flat_map(|root| fs::read_dir(root.path()).unwrap().flatten());
+        let ours = roots.filter(|item| item.file_name().to_string_lossy().ends_with(root));
+        let disks = ours.flat_map(|root| fs::read_dir(root.path()).unwrap().flatten());
         disks.map(|disk| disk.path()).collect()
     }
 
