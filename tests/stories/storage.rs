@@ -147,7 +147,7 @@ fn a_disk_goes_with_its_container() {
     run(&["--name", "bad"], "exit 4").expect_code(4);
     run(&["--name", "worse"], "true").expect_code(0);
     assert_eq!(house.disks().len(), 2);
-    house.call(["rm", "bad"]).expect_code(0);
+    house.call(["delete", "bad"]).expect_code(0);
     // As a reboot does it, to all of them.
     fs::remove_dir_all(house.state().join("worse")).unwrap();
     assert_eq!(house.disks().len(), 1);

@@ -156,6 +156,10 @@ fn serve_disk(event_loop: EventLoop, surroundings: &Surroundings) -> io::Result<
         });
         let Err::<Infallible, _>(message) = end;
         ends.tell(Cause::Failed(message));
+        // Its jail has no way for a thread to end: the process ends with all of them.
+        loop {
+            thread::park();
+        }
     })?;
     Ok(())
 }

@@ -1,3 +1,5 @@
+use std::path::Path;
+
 use clap::Args;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Signal, pidfd_send_signal};
@@ -9,6 +11,7 @@ use crate::oci::state::{Known, State};
 use crate::settings::Settings;
 use crate::state::record::Status;
 use crate::state::{Dir, Root, StateError};
+use crate::storage;
 use crate::visit::Visited;
 
 /// Delete a container that has ended or was never started.
@@ -46,7 +49,7 @@ pub(in crate::cli) fn delete(settings: &Settings, id: &str, force: bool) -> Resu
     if entry.record.is_err() && force {
         // What is written about it cannot be read; what is alive of it can be found.
         end_at_once(&entry.dir)?;
-        return remove(&root, &entry.dir).map(drop);
+        return remove(&root, &entry.dir, None).map(drop);
     }
     let Known { dir, record, oci, mut status } = Known::new(entry)?;
     let container = Visited::of(dir, record);
@@ -62,7 +65,7 @@ pub(in crate::cli) fn delete(settings: &Settings, id: &str, force: bool) -> Resu
         Status::Paused | Status::Creating => end_at_once(container.dir())?,
         Status::Created | Status::Running => container.end(None)?,
     }
-    if !remove(&root, container.dir())? {
+    if !remove(&root, container.dir(), container.record.storage.as_deref())? {
         // Somebody else was first.
         let gone = StateError::NotFound { word: id.to_owned() };
         return if force { Ok(()) } else { Err(gone.into()) };
@@ -82,9 +85,12 @@ pub(in crate::cli) fn delete(settings: &Settings, id: &str, force: bool) -> Resu
 
 /// Removes what an ended container has on the host. Its cgroup goes first: whoever makes another
 /// container of this name gets one of its own.
-fn remove(root: &Root, dir: &Dir) -> Result<bool, Failure> {
+fn remove(root: &Root, dir: &Dir, disk: Option<&Path>) -> Result<bool, Failure> {
     let cgroup = dir.cgroup();
-    root.remove(dir, || Ok(cgroup.map_or(Ok(()), |cgroup| cgroup.remove())?))
+    root.remove(dir, || {
+        cgroup.map_or(Ok(()), |cgroup| cgroup.remove())?;
+        Ok(disk.map_or(Ok(()), storage::remove)?)
+    })
 }
 
 /// Whether its process has ended and its VM is about to: a VM takes longer to end than a process, and
