@@ -10,7 +10,8 @@ crate::stories![
     nginx_serves,
     python_passes_tests_of_its_own,
     node_compiles_and_serves_itself,
-    what_postgres_has_committed_outlives_its_vm,
+    what_postgres_has_committed_to_a_disk_outlives_its_vm,
+    what_postgres_has_committed_to_a_volume_outlives_its_vm,
 ];
 
 /// `microvm ARGS…` with the store of the services.
@@ -85,7 +86,65 @@ fn node_compiles_and_serves_itself() {
     house.expect_nothing_left();
 }
 
-fn what_postgres_has_committed_outlives_its_vm() {
+/// As its user: makes a database in the directory `$0` unless there is one, and serves it.
+const POSTGRES: &str = "cd \"$0\" && { [ -s PG_VERSION ] || initdb --auth trust --no-instructions .; } && \
+    exec postgres -D . -k /tmp -c listen_addresses=";
+
+/// Says how much it sees of what it has written, and does not commit.
+const OPEN_TRANSACTION: &str = "begin; insert into kept select n, '' from generate_series(3001, 3500) n; \
+    select count(*) from kept; select pg_sleep(1000); commit";
+
+/// What is in the table, in a line.
+const SUM: &str = "select count(*), sum(n), md5(string_agg(word, ',' order by n)) from kept";
+
+fn psql(house: &House, sql: &str) -> std::process::Command {
+    let words = ["exec", "it", "psql", "-h", "/tmp", "-qtA", "-v", "ON_ERROR_STOP=1", "-c", sql];
+    house.command_with_store(&services().unwrap(), words)
+}
+
+fn ask(house: &House, sql: &str) -> String {
+    Outcome::of(&mut psql(house, sql)).expect_code(0).text()
+}
+
+fn wait_for_postgres(house: &House) {
+    beside(house, "until pg_isready -h /tmp; do sleep 0.5; done").expect_code(0);
+}
+
+/// Fills a table, kills the VM in the middle of a transaction, has it served `again` and looks at it.
+fn postgres_outlives_its_vm(house: &House, again: impl Fn()) {
+    wait_for_postgres(house);
+    ask(house, "create table kept (n int primary key, word text)");
+    ask(
+        house,
+        "insert into kept select n, repeat('word', n % 100) from generate_series(1, 2000) n",
+    );
+    let before = ask(house, SUM);
+    assert!(before.starts_with("2000|2001000|"), "{before}");
+    let mut under_way = psql(house, OPEN_TRANSACTION);
+    let mut under_way = under_way.stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    std::io::BufReader::new(under_way.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    assert_eq!(line, "2500\n");
+    kill_process(house.process("vmm"), Signal::KILL).unwrap();
+    assert_ne!(under_way.wait().unwrap().code(), Some(0));
+    call(house, &["wait", "it"]).expect_code(0);
+    again();
+    wait_for_postgres(house);
+    assert_eq!(ask(house, SUM), before);
+    ask(house, "insert into kept values (0, 'more')");
+    remove(house);
+}
+
+fn what_postgres_has_committed_to_a_disk_outlives_its_vm() {
+    let house = House::new();
+    let script = format!("install -d -m 700 /var/lib/postgresql/base && {POSTGRES}");
+    let disk = ["--memory", "512m", "--storage", "size=1g"];
+    let words = ["postgres", "sh", "-c", &script, "/var/lib/postgresql/base"];
+    serve(&house, &[&disk[..], &words].concat());
+    postgres_outlives_its_vm(&house, || drop(call(&house, &["start", "it"]).expect_code(0)));
+}
+
+fn what_postgres_has_committed_to_a_volume_outlives_its_vm() {
     let house = House::new();
     let host = tempfile::Builder::new().prefix("story-postgres-").tempdir().unwrap();
     let volume = format!("{}:/data", host.path().display());
@@ -93,41 +152,10 @@ fn what_postgres_has_committed_outlives_its_vm() {
     let own = "install -d -o postgres -g postgres -m 700 /data/base";
     let user = ["run", "--rm", "--user", "root", "-v", &volume, "postgres", "sh", "-c", own];
     call(&house, &user).expect_code(0);
-    let go = "cd /data/base && { [ -s PG_VERSION ] || initdb --auth trust --no-instructions .; } && \
-              exec postgres -D . -k /tmp -c listen_addresses=";
-    let ask = |sql: &str| {
-        let psql = ["exec", "it", "psql", "-h", "/tmp", "-qtA", "-v", "ON_ERROR_STOP=1", "-c", sql];
-        call(&house, &psql).expect_code(0).text()
-    };
-    let serve = || {
-        serve(&house, &["--memory", "512m", "-v", &volume, "postgres", "sh", "-c", go]);
-        beside(&house, "until pg_isready -h /tmp; do sleep 0.5; done").expect_code(0);
-    };
-    serve();
-    ask("create table kept (n int primary key, word text)");
-    ask("insert into kept select n, repeat('word', n % 100) from generate_series(1, 2000) n");
-    let sum = "select count(*), sum(n), md5(string_agg(word, ',' order by n)) from kept";
-    let before = ask(sum);
-    assert!(before.starts_with("2000|2001000|"), "{before}");
-    // Under way when the VM dies, and so not to be seen again.
-    let mut under_way = house.command_with_store(
-        &services().unwrap(),
-        ["exec", "it", "psql", "-h", "/tmp", "-qtA", "-c", OPEN_TRANSACTION],
-    );
-    let mut under_way = under_way.stdout(std::process::Stdio::piped()).spawn().unwrap();
-    let mut line = String::new();
-    std::io::BufReader::new(under_way.stdout.take().unwrap()).read_line(&mut line).unwrap();
-    assert_eq!(line, "2500\n");
-    kill_process(house.process("vmm"), Signal::KILL).unwrap();
-    assert_ne!(under_way.wait().unwrap().code(), Some(0));
-    call(&house, &["rm", "--force", "it"]).expect_code(0);
-
-    serve();
-    assert_eq!(ask(sum), before);
-    ask("insert into kept values (0, 'more')");
-    remove(&house);
+    let words = ["--memory", "512m", "-v", &volume, "postgres", "sh", "-c", POSTGRES, "/data/base"];
+    serve(&house, &words);
+    postgres_outlives_its_vm(&house, || {
+        call(&house, &["rm", "it"]).expect_code(0);
+        serve(&house, &words);
+    });
 }
-
-/// Says how much it sees of what it has written, and does not commit.
-const OPEN_TRANSACTION: &str = "begin; insert into kept select n, '' from generate_series(3001, 3500) n; \
-    select count(*) from kept; select pg_sleep(1000); commit";
