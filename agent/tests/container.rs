@@ -134,6 +134,7 @@ fn a_specification_that_cannot_be_is_refused_by_the_name_of_the_field() {
         kind: Some(kind.into()),
         source: Some(source.into()),
         share: None,
+        content: None,
         options: options.iter().map(|o| o.to_string()).collect(),
     };
     let with = |change: &dyn Fn(&mut proto::spec::Container)| {
@@ -274,6 +275,7 @@ fn mounts_come_in_order_and_stay_inside_whatever_links_the_image_has() {
         kind: None,
         source: Some(source.to_str().unwrap().into()),
         share: None,
+        content: None,
         options: options.iter().map(|o| o.to_string()).collect(),
     };
     spec.mounts.extend([
@@ -285,6 +287,7 @@ fn mounts_come_in_order_and_stay_inside_whatever_links_the_image_has() {
             kind: Some("tmpfs".into()),
             source: None,
             share: None,
+            content: None,
             options: vec!["mode=1777".into()],
         },
         Mount {
@@ -292,6 +295,7 @@ fn mounts_come_in_order_and_stay_inside_whatever_links_the_image_has() {
             kind: Some("tmpfs".into()),
             source: None,
             share: None,
+            content: None,
             options: vec![],
         },
     ]);

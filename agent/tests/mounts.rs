@@ -12,6 +12,7 @@ fn mount(destination: &str, kind: &str, source: &str, options: &[&str]) -> Mount
         kind: (!kind.is_empty()).then(|| kind.into()),
         source: Some(source.into()),
         share: None,
+        content: None,
         options: options.iter().map(|option| option.to_string()).collect(),
     }
 }

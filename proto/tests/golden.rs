@@ -150,6 +150,16 @@ fn calls_about_a_process_stand() {
 }
 
 #[test]
+fn a_file_with_its_content_stands() {
+    let mount = Mount {
+        destination: "/etc/hosts".into(),
+        content: Some("::1\tlocalhost\n".into()),
+        ..Mount::default()
+    };
+    stands(mount, r#"{"destination":"/etc/hosts","content":"::1\tlocalhost\n","options":[]}"#);
+}
+
+#[test]
 fn a_network_stands() {
     let network = Network {
         interfaces: vec![Interface {
@@ -257,6 +267,7 @@ fn a_full_container_stands() {
             kind: Some("proc".into()),
             source: Some("proc".into()),
             share: None,
+            content: None,
             options: vec!["nosuid".into()],
         }],
         masked_paths: vec!["/proc/keys".into()],

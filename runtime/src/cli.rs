@@ -8,6 +8,7 @@ mod inspect;
 mod kill;
 mod load;
 mod logs;
+mod network;
 mod oci;
 mod progress;
 mod prune;
@@ -104,6 +105,7 @@ enum Verb {
     Rmi(rmi::Rmi),
     Prune(prune::Prune),
     Template(template::Templates),
+    Network(network::Networks),
     Doctor(doctor::Doctor),
     Version(version::Version),
     #[command(flatten)]
@@ -161,6 +163,7 @@ fn call(cli: Cli) -> Result<u8, Failure> {
         Verb::Rmi(verb) => verb.call(&settings),
         Verb::Prune(verb) => verb.call(&settings),
         Verb::Template(verb) => verb.call(&settings),
+        Verb::Network(verb) => verb.call(),
         Verb::Doctor(verb) => verb.call(&settings),
         Verb::Version(verb) => verb.call(),
         Verb::Oci(verb) => verb.call(settings),

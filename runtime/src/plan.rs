@@ -11,6 +11,7 @@ use nix::sys::signal::Signal;
 use proto::spec::{Container, Process, Root, Stdio, TerminalSize, User, Who};
 
 use crate::labels::Labels;
+use crate::network::own::{BadPort, Newcomer};
 use crate::state::record::{BadName, Id, Name};
 use crate::wishes::{ProcessWishes, Wishes};
 
@@ -51,6 +52,8 @@ pub(crate) struct Plan {
     pub(crate) labels: Labels,
     /// What of the host it sees.
     pub(crate) shares: Vec<Shared>,
+    /// The network of our own that it is on.
+    pub(crate) network: Option<Newcomer>,
 }
 
 /// Why something cannot be done as it was asked for.
@@ -112,6 +115,17 @@ pub(crate) enum PlanError {
         /// What was said.
         word: String,
     },
+    /// A network that a VM cannot be on.
+    #[error("--network {word}: {why}")]
+    Network {
+        /// What was said.
+        word: String,
+        /// Why not.
+        why: &'static str,
+    },
+    /// A port that is none.
+    #[error(transparent)]
+    Port(#[from] BadPort),
     /// A working directory that depends on where one is.
     #[error("--workdir {word:?} is not an absolute path")]
     Workdir {
@@ -181,6 +195,7 @@ pub(crate) fn container(
     });
     let (volumes, mounts): (Vec<_>, Vec<_>) = shares::volumes(&wishes.volumes)?.into_iter().unzip();
     let (vcpus, ram_bytes) = size(wishes.memory.as_deref(), wishes.cpus.as_deref(), host)?;
+    let network = network(wishes, &host.id, &name, &hostname)?;
     Ok(Plan {
         id: host.id.clone(),
         name,
@@ -207,7 +222,36 @@ pub(crate) fn container(
             .and_then(|word| signal_number(word).ok())
             .unwrap_or(Signal::SIGTERM as i32),
         shares: root.into_iter().chain(volumes).collect(),
+        network,
     })
+}
+
+/// Which network a container is on.
+fn network(
+    wishes: &Wishes,
+    id: &Id,
+    name: &Name,
+    hostname: &str,
+) -> Result<Option<Newcomer>, PlanError> {
+    let ports = wishes.publish.iter().map(|word| word.parse()).collect::<Result<Vec<_>, _>>()?;
+    let refused = |why| PlanError::Network { word: wishes.network.clone(), why };
+    match wishes.network.as_str() {
+        "none" | "" if ports.is_empty() => Ok(None),
+        "none" | "" => Err(refused("no port can be published where there is no network")),
+        "host" => {
+            Err(refused("a guest has a kernel of its own, which is not on the host's network"))
+        }
+        word if word.starts_with("container:") => {
+            Err(refused("each container is in a VM of its own, and no two have one network stack"))
+        }
+        word => Ok(Some(Newcomer {
+            network: word.to_owned(),
+            id: id.to_string(),
+            name: name.to_string(),
+            hostname: hostname.to_owned(),
+            ports,
+        })),
+    }
 }
 
 /// The size of a VM, in virtual CPUs and bytes of memory, in the words of the command line.

@@ -13,6 +13,8 @@ mod crashes;
 mod endings;
 mod hostile_guest;
 mod images;
+mod networks;
+mod own_networks;
 mod pipes;
 mod shares;
 mod soak;
@@ -61,6 +63,8 @@ const CHAPTERS: &[(&str, &[Story])] = &[
     ("soak", soak::STORIES),
     ("clients", clients::STORIES),
     ("systemd", systemd::STORIES),
+    ("networks", networks::STORIES),
+    ("own_networks", own_networks::STORIES),
 ];
 
 fn main() -> ExitCode {
@@ -90,7 +94,8 @@ fn main() -> ExitCode {
     }
     let chapters = CHAPTERS.iter().filter(|(chapter, _)| tests::is_told(chapter));
     let stories = chapters.flat_map(|&(chapter, stories)| {
-        let hindered = hindrance.is_some() || chapter == "clients" && missing.is_some();
+        let of_clients = chapter == "clients" || chapter == "networks";
+        let hindered = hindrance.is_some() || of_clients && missing.is_some();
         let hindered = hindered || chapter == "systemd" && (missing.is_some() || no_systemd);
         stories.iter().map(move |&(name, tell)| (format!("{chapter}::{name}"), tell, hindered))
     });

@@ -338,6 +338,7 @@ pub(crate) fn container(root: &Path, args: &[&str]) -> Container {
         kind: Some(kind.into()),
         source: Some(kind.into()),
         share: None,
+        content: None,
         options: options.iter().map(|option| option.to_string()).collect(),
     };
     Container {

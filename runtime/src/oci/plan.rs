@@ -139,6 +139,7 @@ pub(crate) fn decide(bundle: &Bundle, name: Name, host: &Host) -> Result<Decided
             shares: [vec![root], lent].concat(),
             stop_signal: 15,
             labels,
+            network: None,
         },
         network,
         cgroups_path: linux.cgroups_path().clone(),

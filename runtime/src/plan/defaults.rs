@@ -105,6 +105,7 @@ pub(super) fn mounts() -> Vec<Mount> {
         kind: Some(kind.to_owned()),
         source: Some(source.to_owned()),
         share: None,
+        content: None,
         options: options.split(',').map(str::to_owned).collect(),
     };
     MOUNTS.map(mount).to_vec()
