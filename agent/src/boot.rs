@@ -18,6 +18,9 @@ pub const RUN: &str = "/run";
 /// Where the VM's file share is mounted, if it has one.
 pub const SHARES: &str = "/run/shares";
 
+/// Where a container's mount namespace has files of its own, while it is set up.
+pub(crate) const FILES: &str = "/run/files";
+
 /// Where the cgroup hierarchy is mounted.
 pub const CGROUPS: &str = "/sys/fs/cgroup";
 

@@ -135,6 +135,7 @@ fn a_specification_that_cannot_be_is_refused_by_the_name_of_the_field() {
         source: Some(source.into()),
         share: None,
         copies_up: false,
+        content: None,
         options: options.iter().map(|o| o.to_string()).collect(),
     };
     let with = |change: &dyn Fn(&mut proto::spec::Container)| {
@@ -276,6 +277,7 @@ fn mounts_come_in_order_and_stay_inside_whatever_links_the_image_has() {
         source: Some(source.to_str().unwrap().into()),
         share: None,
         copies_up: false,
+        content: None,
         options: options.iter().map(|o| o.to_string()).collect(),
     };
     spec.mounts.extend([
@@ -288,6 +290,7 @@ fn mounts_come_in_order_and_stay_inside_whatever_links_the_image_has() {
             source: None,
             share: None,
             copies_up: false,
+            content: None,
             options: vec!["mode=1777".into()],
         },
         Mount {
@@ -296,6 +299,7 @@ fn mounts_come_in_order_and_stay_inside_whatever_links_the_image_has() {
             source: None,
             share: None,
             copies_up: false,
+            content: None,
             options: vec![],
         },
     ]);

@@ -13,6 +13,7 @@ fn mount(destination: &str, kind: &str, source: &str, options: &[&str]) -> Mount
         source: Some(source.into()),
         share: None,
         copies_up: false,
+        content: None,
         options: options.iter().map(|option| option.to_string()).collect(),
     }
 }

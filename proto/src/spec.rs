@@ -229,6 +229,9 @@ pub struct Mount {
     /// file share.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub share: Option<String>,
+    /// Instead of a source: what stands in a file of the container's own that is mounted there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub content: Option<String>,
     /// As `mount -o` takes them.
     #[serde(default)]
     pub options: Vec<String>,

@@ -12,6 +12,7 @@ mod inspect;
 mod kill;
 mod load;
 mod logs;
+mod network;
 mod oci;
 mod progress;
 mod prune;
@@ -116,6 +117,7 @@ enum Verb {
     Prune(prune::Prune),
     Template(template::Templates),
     Volume(volume::VolumeVerbs),
+    Network(network::Networks),
     Doctor(doctor::Doctor),
     Version(version::Version),
     #[command(flatten)]
@@ -179,6 +181,7 @@ fn call(cli: Cli) -> Result<u8, Failure> {
         Verb::Prune(verb) => verb.call(&settings),
         Verb::Template(verb) => verb.call(&settings),
         Verb::Volume(verb) => verb.call(&settings),
+        Verb::Network(verb) => verb.call(),
         Verb::Doctor(verb) => verb.call(&settings),
         Verb::Version(verb) => verb.call(),
         Verb::Oci(verb) => verb.call(settings),

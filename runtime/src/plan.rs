@@ -13,6 +13,7 @@ use nix::sys::signal::Signal;
 use proto::spec::{Container, Process, Root, Stdio, TerminalSize, User, Who};
 
 use crate::labels::Labels;
+use crate::network::own::{BadPort, Newcomer};
 use crate::state::record::{BadName, Id, Name};
 use crate::wishes::{ProcessWishes, Wishes};
 
@@ -64,6 +65,8 @@ pub(crate) struct Plan {
     pub(crate) storage: Option<Storage>,
     /// And what of the volumes.
     pub(crate) volumes: Vec<Volume>,
+    /// The network of our own that it is on.
+    pub(crate) network: Option<Newcomer>,
 }
 
 /// Why something cannot be done as it was asked for.
@@ -147,6 +150,17 @@ pub(crate) enum PlanError {
     /// What is written goes to the directory itself.
     #[error("--storage is for images: what is written to --rootfs goes there")]
     StorageOfDirectory,
+    /// A network that a VM cannot be on.
+    #[error("--network {word}: {why}")]
+    Network {
+        /// What was said.
+        word: String,
+        /// Why not.
+        why: &'static str,
+    },
+    /// A port that is none.
+    #[error(transparent)]
+    Port(#[from] BadPort),
     /// A working directory that depends on where one is.
     #[error("--workdir {word:?} is not an absolute path")]
     Workdir {
@@ -221,6 +235,7 @@ pub(crate) fn container(
         (Some(root), None) => (Root::Share { name: root.name.clone() }, None),
         (None, word) => over_image(storage::upper(word, ram_bytes)?),
     };
+    let network = network(wishes, &host.id, &name, &hostname)?;
     Ok(Plan {
         id: host.id.clone(),
         name,
@@ -246,6 +261,7 @@ pub(crate) fn container(
         shares: root.into_iter().chain(mounts.shares).collect(),
         storage,
         volumes: mounts.volumes,
+        network,
     })
 }
 
@@ -256,6 +272,34 @@ fn over_image(upper: Upper) -> (Root, Option<Storage>) {
         Upper::Disk(storage) => (None, Some(STORAGE_SLOT), Some(storage)),
     };
     (Root::Disk { index: IMAGE_SLOT, upper_bytes, upper_disk }, storage)
+}
+
+/// Which network a container is on.
+fn network(
+    wishes: &Wishes,
+    id: &Id,
+    name: &Name,
+    hostname: &str,
+) -> Result<Option<Newcomer>, PlanError> {
+    let ports = wishes.publish.iter().map(|word| word.parse()).collect::<Result<Vec<_>, _>>()?;
+    let refused = |why| PlanError::Network { word: wishes.network.clone(), why };
+    match wishes.network.as_str() {
+        "none" | "" if ports.is_empty() => Ok(None),
+        "none" | "" => Err(refused("no port can be published where there is no network")),
+        "host" => {
+            Err(refused("a guest has a kernel of its own, which is not on the host's network"))
+        }
+        word if word.starts_with("container:") => {
+            Err(refused("each container is in a VM of its own, and no two have one network stack"))
+        }
+        word => Ok(Some(Newcomer {
+            network: word.to_owned(),
+            id: id.to_string(),
+            name: name.to_string(),
+            hostname: hostname.to_owned(),
+            ports,
+        })),
+    }
 }
 
 /// The size of a VM, in virtual CPUs and bytes of memory, in the words of the command line.

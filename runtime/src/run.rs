@@ -6,6 +6,8 @@ use std::io;
 use crate::attend::AttendError;
 use crate::host::{self, HostError};
 use crate::kvm::KvmError;
+use crate::network::NetworkError;
+use crate::network::own::{self, Registry};
 use crate::plan::{self, Plan, PlanError, Shared};
 use crate::platform::{self, Platform, PlatformError};
 use crate::sandbox::{BootError, Disk, Planned, Storage};
@@ -54,6 +56,9 @@ pub(crate) enum RunError {
     /// A directory or file of the host.
     #[error("share")]
     Share(#[from] ShareError),
+    /// The network.
+    #[error(transparent)]
+    Network(#[from] NetworkError),
     /// The machine's facts.
     #[error(transparent)]
     Host(#[from] HostError),
@@ -148,7 +153,7 @@ pub(crate) fn run(
     timeline.mark("root opened");
     // From here on a signal is an end to be reported and not to be suffered: there will be traces.
     let signals = Signals::catch().map_err(RunError::Signals)?;
-    let (id, name) = (plan.id.clone(), plan.name.to_string());
+    let (id, name, newcomer) = (plan.id.clone(), plan.name.to_string(), plan.network.clone());
     let storage = plan.storage.map(|storage| Storage {
         path: again
             .as_ref()
@@ -172,8 +177,14 @@ pub(crate) fn run(
         debug: settings.debug,
         oci: None,
     };
-    let claimed = planned.claim(&root)?;
+    let mut claimed = planned.claim(&root)?;
     drop(volumes);
+    if let Some(newcomer) = &newcomer {
+        let (wiring, files) = own::join(Registry::of_this_machine(), newcomer)?;
+        claimed.connect(wiring, None);
+        claimed.add_mounts(files);
+        timeline.mark("network ready");
+    }
     let running = claimed.boot(timeline)?;
     let front = running.front(wishes.process.interactive)?;
     let _raw = raw_terminal(wishes)?;

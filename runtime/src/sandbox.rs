@@ -13,13 +13,14 @@ use std::path::{Path, PathBuf};
 use image::Digest;
 use proto::message::{ExitStatus, ProcessId};
 use proto::network::Network;
+use proto::spec::Mount;
 use proto::stream::{Attach, Stream};
 use vmm::spec::DiskLimits;
 
 use crate::attend::{AttendError, Attendance, Belongings, Held, Wish};
 use crate::dial::{self, DialError};
 use crate::exit::Failure;
-use crate::network::{Redirects, Trace, Wiring};
+use crate::network::{self, Trace, Wiring};
 use crate::orders::Orders;
 use crate::plan::Plan;
 use crate::platform::Platform;
@@ -101,7 +102,7 @@ pub(crate) struct Running {
     session: Session,
     vm: Vm,
     files: Option<shares::Server>,
-    redirects: Redirects,
+    held: network::Held,
     traces: Undo,
     record: Record,
     plan: Plan,
@@ -239,6 +240,11 @@ impl Claimed {
         self.traces.push(step);
     }
 
+    /// Adds to what its container finds in its files.
+    pub(crate) fn add_mounts(&mut self, mounts: Vec<Mount>) {
+        self.planned.plan.container.mounts.extend(mounts);
+    }
+
     /// Puts its VM on a network. If that is in a namespace that others keep, it is written down that something
     /// may be left there.
     pub(crate) fn connect(&mut self, wiring: Wiring, namespace: Option<&Path>) {
@@ -251,7 +257,7 @@ impl Claimed {
     /// Starts its VM.
     pub(crate) fn boot(self, timeline: &Timeline) -> Result<Running, BootError> {
         let Self { mut traces, record, mut planned, wiring, claim } = self;
-        let Wiring { cards, network, redirects } = wiring;
+        let Wiring { cards, network, held } = wiring;
         let storage = match planned.storage.take() {
             Some(storage) => {
                 let limits = storage.limits;
@@ -291,7 +297,7 @@ impl Claimed {
         })?;
         timeline.mark("vmm started");
         let plan = planned.plan;
-        Ok(Running { session, vm, files, redirects, traces, record, plan, network, claim })
+        Ok(Running { session, vm, files, held, traces, record, plan, network, claim })
     }
 }
 
@@ -391,7 +397,7 @@ impl Running {
         }
         drop(self.vm);
         drop(self.files);
-        drop(self.redirects);
+        drop(self.held);
         timeline.mark("vm gone");
         let outcome = outcome(&end);
         self.claim.leave(outcome.exit_code);

@@ -56,6 +56,14 @@ pub(crate) struct Wishes {
     #[arg(long, value_name = "DST[:OPTIONS]")]
     #[serde(default)]
     pub(crate) tmpfs: Vec<String>,
+    /// Put the container on this network: default, one of `microvm network create`, or none.
+    #[arg(long, value_name = "NAME", default_value = "none")]
+    #[serde(default)]
+    pub(crate) network: String,
+    /// Let a port of the container be reached by one of this machine.
+    #[arg(short, long = "publish", value_name = "[ADDRESS:]HOST:CONTAINER[/udp]")]
+    #[serde(default)]
+    pub(crate) publish: Vec<String>,
     /// The container cannot write to its root.
     #[arg(long)]
     pub(crate) read_only: bool,

@@ -24,24 +24,24 @@ crate::stories![
 ];
 
 /// The demo image as podman and buildah know it.
-const IMAGE: &str = "localhost/demo:latest";
+pub(crate) const IMAGE: &str = "localhost/demo:latest";
 
 fn program() -> String {
     tests::program().unwrap().to_str().unwrap().to_owned()
 }
 
-fn podman<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> Command {
+pub(crate) fn podman<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> Command {
     let mut command = Command::new("podman");
     command.args(["--runtime", &program()]).args(args).stdin(Stdio::null());
     command
 }
 
 #[track_caller]
-fn call(args: &[&str]) -> Outcome {
+pub(crate) fn call(args: &[&str]) -> Outcome {
     Outcome::of(&mut podman(args))
 }
 
-/// `podman run ARGS…` with no network, which is all a VM has yet.
+/// `podman run ARGS…` with no network.
 #[track_caller]
 fn run(args: &[&str]) -> Outcome {
     load();
@@ -49,7 +49,7 @@ fn run(args: &[&str]) -> Outcome {
 }
 
 /// The demo image in podman's store, once.
-fn load() {
+pub(crate) fn load() {
     static LOADED: std::sync::Once = std::sync::Once::new();
     LOADED.call_once(|| {
         let demo = std::env::var("MICROVM_DEMO").unwrap();
@@ -59,7 +59,7 @@ fn load() {
 
 /// No container of podman's may be left, nor anything we made for one.
 #[track_caller]
-fn expect_nothing_left() {
+pub(crate) fn expect_nothing_left() {
     assert_eq!(call(&["ps", "-aq"]).expect_code(0).text(), "");
     let list = Outcome::of(Command::new(program()).args(["list", "-q"])).expect_code(0);
     assert_eq!(list.text(), "");

@@ -14,6 +14,8 @@ mod endings;
 mod files;
 mod hostile_guest;
 mod images;
+mod networks;
+mod own_networks;
 mod pipes;
 mod services;
 mod shares;
@@ -69,6 +71,8 @@ const CHAPTERS: &[(&str, &[Story])] = &[
     ("clients", clients::STORIES),
     ("systemd", systemd::STORIES),
     ("services", services::STORIES),
+    ("networks", networks::STORIES),
+    ("own_networks", own_networks::STORIES),
 ];
 
 fn main() -> ExitCode {
@@ -104,7 +108,8 @@ fn main() -> ExitCode {
     }
     let chapters = CHAPTERS.iter().filter(|(chapter, _)| tests::is_told(chapter));
     let stories = chapters.flat_map(|&(chapter, stories)| {
-        let hindered = hindrance.is_some() || chapter == "clients" && missing.is_some();
+        let of_clients = chapter == "clients" || chapter == "networks";
+        let hindered = hindrance.is_some() || of_clients && missing.is_some();
         let hindered = hindered || chapter == "systemd" && (missing.is_some() || no_systemd);
         let hindered = hindered || chapter == "services" && no_services;
         stories.iter().map(move |&(name, tell)| (format!("{chapter}::{name}"), tell, hindered))

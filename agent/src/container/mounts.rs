@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use proto::spec::Mount;
-use rustix::fs::{CWD, FileType, OFlags};
+use rustix::fs::{CWD, FileType, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create,
@@ -84,7 +84,8 @@ pub(crate) fn mount(root: &Within<'_>, mount: &Mount) -> Result<(), MountError> 
     }
     // A share is what the host has bound: all of it, as the host meant it.
     let share = mount.share.as_ref().map(|_| Bind::All);
-    let bind = share.or(options.bind);
+    let own = mount.content.as_ref().map(|_| Bind::One);
+    let bind = share.or(own).or(options.bind);
     let bind = bind.or((mount.kind.as_deref() == Some("bind")).then_some(Bind::One));
     let is_tmpfs = bind.is_none() && mount.kind.as_deref() == Some("tmpfs");
     // A bind has no file system of its own to tell: mount(2) takes the words and does nothing with
@@ -110,9 +111,10 @@ pub(crate) fn mount(root: &Within<'_>, mount: &Mount) -> Result<(), MountError> 
     {
         return Err(MountError::OnLink { destination: destination(), kind: kind.to_owned() });
     }
-    let (tree, is_directory) = match bind {
-        Some(bind) => bound(mount, bind)?,
-        None => (new_mount(root, mount, &options)?, true),
+    let (tree, is_directory) = match (bind, &mount.content) {
+        (_, Some(content)) => (file_with(content).map_err(step("content"))?, false),
+        (Some(bind), None) => bound(mount, bind)?,
+        (None, None) => (new_mount(root, mount, &options)?, true),
     };
     if mount.copies_up && share.is_some() && is_directory {
         copy_up::fill(root, &mount.destination, &tree)
@@ -192,6 +194,25 @@ fn bound(mount: &Mount, bind: Bind) -> Result<(OwnedFd, bool), MountError> {
         Ok((tree, FileType::from_raw_mode(mode) == FileType::Directory))
     };
     copy().map_err(|errno| MountError::Source { destination, from, errno })
+}
+
+/// A file with this in it, alone on a file system of its own. That is mounted in the calling process's mount
+/// namespace, because of one that is nowhere no part can be mounted elsewhere.
+fn file_with(content: &str) -> Result<OwnedFd, Errno> {
+    const NAME: &str = "file";
+    match rustix::fs::mkdir(boot::FILES, Mode::from_raw_mode(0o700)) {
+        Ok(()) | Err(Errno::EXIST) => {}
+        Err(errno) => return Err(errno),
+    }
+    let room = file_system("tmpfs", None, &[], MountAttrFlags::empty()).map_err(|it| it.errno)?;
+    let flags = OFlags::CREATE | OFlags::WRONLY | OFlags::CLOEXEC;
+    let file = rustix::fs::openat(&room, NAME, flags, Mode::from_raw_mode(0o644))?;
+    let mut left = content.as_bytes();
+    while !left.is_empty() {
+        left = &left[rustix::io::write(&file, left)?..];
+    }
+    move_mount(&room, "", CWD, boot::FILES, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
+    copy_of(&room, Path::new(NAME), Bind::One)
 }
 
 fn new_mount(root: &Within<'_>, mount: &Mount, options: &Options) -> Result<OwnedFd, MountError> {

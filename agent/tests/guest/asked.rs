@@ -41,6 +41,7 @@ pub(crate) fn container(root: &Path, args: &[&str]) -> Container {
         source: Some(kind.into()),
         share: None,
         copies_up: false,
+        content: None,
         options: options.iter().map(|option| option.to_string()).collect(),
     };
     Container {

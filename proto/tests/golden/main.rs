@@ -172,6 +172,16 @@ fn calls_about_a_process_stand() {
 }
 
 #[test]
+fn a_file_with_its_content_stands() {
+    let mount = Mount {
+        destination: "/etc/hosts".into(),
+        content: Some("::1\tlocalhost\n".into()),
+        ..Mount::default()
+    };
+    stands(mount, r#"{"destination":"/etc/hosts","content":"::1\tlocalhost\n","options":[]}"#);
+}
+
+#[test]
 fn answers_stand() {
     let good = |reply| Answer { id: 7, result: Ok(reply) };
     stands(good(Reply::Done), r#"{"id":7,"result":{"Ok":{"got":"done"}}}"#);
@@ -237,6 +247,7 @@ fn a_full_container_stands() {
             source: Some("proc".into()),
             share: None,
             copies_up: false,
+            content: None,
             options: vec!["nosuid".into()],
         }],
         masked_paths: vec!["/proc/keys".into()],

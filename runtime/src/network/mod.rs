@@ -1,4 +1,5 @@
-//! The network that a VM is on: what is found in a network namespace, carried into the guest.
+//! The network that a VM is on: what is found in a network namespace, carried into the guest, or a place on one
+//! of our own ([`own`]).
 //!
 //! ```text
 //!   world ── eth0 (veth, macvlan, …) ══ redirected both ways ══ tap ── VMM ── the guest's eth0
@@ -9,6 +10,7 @@
 //! it. The guest's interface has the name, addresses and routes that were found there
 //! (`docs/adr/0010-frames-are-redirected.md`).
 
+pub(crate) mod own;
 mod survey;
 mod tap;
 
@@ -39,6 +41,14 @@ pub(crate) enum NetworkError {
         /// Why.
         source: io::Error,
     },
+    /// What is written about networks of our own.
+    #[error(transparent)]
+    Registry(#[from] own::RegistryError),
+    /// There is no nftables.
+    #[error(
+        "networks of microvm's own need nft, which is not installed: Debian has it in nftables"
+    )]
+    NoNft,
     /// Somebody else is there already.
     #[error("interface {name} is another VM's already: a network namespace has room for one")]
     Taken {
@@ -60,7 +70,20 @@ pub(crate) struct Wiring {
     /// What its guest is told about them.
     pub(crate) network: Network,
     /// What was done for them.
-    pub(crate) redirects: Redirects,
+    pub(crate) held: Held,
+}
+
+/// What was done on the host for a VM's network, and is undone when this is dropped.
+#[derive(Debug, Default)]
+#[allow(dead_code, reason = "dropping it is what it is for")]
+pub(crate) enum Held {
+    /// Nothing.
+    #[default]
+    Nothing,
+    /// Frames are redirected in a network namespace.
+    Redirects(Redirects),
+    /// It has a place on a network of our own.
+    Place(own::Place),
 }
 
 /// The interfaces whose frames go elsewhere. Dropping it lets them come in again.
@@ -115,7 +138,7 @@ pub(crate) fn carry() -> Result<Wiring, NetworkError> {
         let mtu = u16::try_from(interface.mtu).unwrap_or(u16::MAX);
         cards.push(Card { tap, mac: interface.mac, mtu });
     }
-    Ok(Wiring { cards, network, redirects })
+    Ok(Wiring { cards, network, held: Held::Redirects(redirects) })
 }
 
 /// Makes the place at an interface where frames are redirected. One that is there although no tap belongs to it

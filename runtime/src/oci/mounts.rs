@@ -45,6 +45,7 @@ pub(super) fn mounts(
             kind: if binds { Some("bind".to_owned()) } else { mount.typ().clone() },
             source,
             share,
+            content: None,
             options,
             copies_up: false,
         });

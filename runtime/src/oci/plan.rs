@@ -141,6 +141,7 @@ pub(crate) fn decide(bundle: &Bundle, name: Name, host: &Host) -> Result<Decided
             volumes: vec![],
             stop_signal: 15,
             labels,
+            network: None,
         },
         network,
         cgroups_path: linux.cgroups_path().clone(),

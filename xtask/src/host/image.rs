@@ -28,6 +28,7 @@ const PACKAGES: &[&str] = &[
     "openssh-server",
     "procps",
     // To be a container host, and to measure ourselves against.
+    "aardvark-dns",
     "apparmor",
     "buildah",
     "containerd",
@@ -39,6 +40,7 @@ const PACKAGES: &[&str] = &[
     "umoci",
     // To look at what happened.
     "erofs-utils",
+    "iperf3",
     "linux-perf",
     "strace",
 ];

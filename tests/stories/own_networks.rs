@@ -1,0 +1,183 @@
+//! Containers on networks of microvm's own.
+
+use std::fs;
+use std::net::{SocketAddrV4, TcpListener, UdpSocket};
+use std::path::Path;
+use std::process::Command;
+
+use rustix::net::{
+    AddressFamily, SendFlags, SocketFlags, SocketType, ipproto, sendto, socket_with,
+};
+use rustix::process::Signal;
+use tests::{House, Outcome, Running};
+
+use crate::networks::{SERVE, page};
+
+crate::stories![
+    containers_reach_each_other_by_name_and_the_world_by_a_port,
+    a_network_is_gone_with_the_last_who_was_on_it,
+    what_a_killed_supervisor_has_left_goes_with_the_next,
+    a_guest_cannot_speak_for_another,
+    networks_are_made_listed_and_removed,
+    what_no_vm_can_have_is_refused_with_the_reason,
+];
+
+/// Where networks are written down.
+const PLACE: &str = "/run/microvm/networks";
+
+/// What of the host's network can be changed by us.
+fn picture() -> [String; 3] {
+    let say = |words: &[&str]| Outcome::of(Command::new(words[0]).args(&words[1..])).text();
+    [say(&["ip", "-o", "link"]), say(&["ip", "route"]), say(&["nft", "list", "ruleset"])]
+}
+
+/// Starts a container, and waits until it says that it is up.
+#[track_caller]
+fn start(house: &House, name: &str, options: &[&str]) -> Running {
+    let run = [&["run", "--rm", "--name", name], options, &["demo", "sh", "-c", SERVE]].concat();
+    let mut running = house.start(run);
+    running.read_until("up\n");
+    running
+}
+
+#[track_caller]
+fn end(house: &House, name: &str, running: Running) {
+    house.call(["kill", name]).expect_code(0);
+    running.finish().expect_code(137);
+}
+
+fn containers_reach_each_other_by_name_and_the_world_by_a_port() {
+    let house = House::new();
+    let ports = ["-p", "127.0.0.1:18081:80", "-p", "18082:80"];
+    let web = start(&house, "web", &[&["--network", "default"], &ports[..]].concat());
+    assert_eq!(page("127.0.0.1:18081"), "page\n", "from the loopback");
+    assert_eq!(page("10.190.0.1:18082"), "page\n", "by an address of the host's");
+    assert_eq!(page("10.190.0.2:80"), "page\n", "by its own address");
+    let visit = |url: &str| {
+        let run = ["run", "--rm", "--network", "default", "demo", "wget", "-q", "-O", "-", url];
+        house.call(run).expect_code(0).text()
+    };
+    assert_eq!(visit("http://web/"), "page\n", "by its name");
+    assert_eq!(visit("http://[fd4d:5600::2]/"), "page\n", "by its other address");
+    assert_eq!(visit("http://10.190.0.1:18082/"), "page\n", "by a port of the host's");
+    let exec = ["exec", "web", "sh", "-c", "grep -c web /etc/hosts; ls /sys/class/net"];
+    assert_eq!(house.call(exec).expect_code(0).text(), "2\neth0\nlo\n");
+    end(&house, "web", web);
+    house.expect_nothing_left();
+}
+
+fn a_network_is_gone_with_the_last_who_was_on_it() {
+    let house = House::new();
+    let before = picture();
+    let names = ["a", "b", "c"];
+    let house_of_all = &house;
+    let running = std::thread::scope(|scope| {
+        let start =
+            |name| scope.spawn(move || start(house_of_all, name, &["--network", "default"]));
+        names.map(start).map(|starting| starting.join().unwrap())
+    });
+    let list = house.call(["network", "ls"]).expect_code(0).text();
+    let row: Vec<_> = list.lines().nth(1).unwrap_or_default().split_whitespace().collect();
+    assert_eq!(row, ["default", "10.190.0.0/24", "mv-default", "3"]);
+    names.into_iter().zip(running).for_each(|(name, running)| end(&house, name, running));
+    assert_eq!(picture(), before);
+    assert!(!Path::new(PLACE).exists());
+    house.expect_nothing_left();
+}
+
+fn what_a_killed_supervisor_has_left_goes_with_the_next() {
+    let house = House::new();
+    let before = picture();
+    let one = start(&house, "one", &["--network", "default", "-p", "18083:80"]);
+    one.signal(Signal::KILL);
+    one.finish().expect_code(137);
+    house.call(["rm", "one"]).expect_code(0);
+    // The port and the address are free again.
+    let two = start(&house, "two", &["--network", "default", "-p", "18083:80"]);
+    assert_eq!(page("10.190.0.2:80"), "page\n");
+    end(&house, "two", two);
+    assert_eq!(picture(), before);
+    assert!(!Path::new(PLACE).exists());
+    house.expect_nothing_left();
+}
+
+fn a_guest_cannot_speak_for_another() {
+    let house = House::new();
+    // As long as somebody is there, the host is.
+    let web = start(&house, "web", &["--network", "default"]);
+    let host = UdpSocket::bind("10.190.0.1:18084").unwrap();
+    let own = std::env::current_exe().unwrap();
+    let volume = format!("{}:/bin/half:ro", own.display());
+    let options = ["run", "--rm", "--network", "default", "-v", &volume];
+    house.call([&options[..], &["demo", "half", "impostor"]].concat()).expect_code(0);
+    let mut said = [0; 64];
+    let (bytes, from) = host.recv_from(&mut said).unwrap();
+    let first = (&said[..bytes], from.ip().to_string());
+    assert_eq!(
+        first,
+        (&b"it is I"[..], "10.190.0.3".to_owned()),
+        "what was said before is not heard"
+    );
+    end(&house, "web", web);
+    house.expect_nothing_left();
+}
+
+/// Speaks to the host by another's address first, and then by its own.
+pub(crate) fn impostor() {
+    let host: SocketAddrV4 = "10.190.0.1:18084".parse().unwrap();
+    let (family, kind) = (AddressFamily::INET, SocketType::RAW);
+    let raw = socket_with(family, kind, SocketFlags::CLOEXEC, Some(ipproto::RAW)).unwrap();
+    let words = b"it is another";
+    // An IPv4 header, whose length and sums the kernel fills in, and a UDP header without a sum.
+    let mut packet = vec![0x45, 0, 0, 0, 0, 0, 0, 0, 64, 17, 0, 0, 10, 190, 0, 77];
+    packet.extend(host.ip().octets());
+    let length = u16::try_from(8 + words.len()).unwrap();
+    for number in [7u16, host.port(), length, 0] {
+        packet.extend(number.to_be_bytes());
+    }
+    packet.extend(words);
+    sendto(&raw, &packet, SendFlags::empty(), &host).unwrap();
+    UdpSocket::bind("0.0.0.0:0").unwrap().send_to(b"it is I", host).unwrap();
+}
+
+fn networks_are_made_listed_and_removed() {
+    let house = House::new();
+    let call = |words: &[&str]| house.call([&["network"], words].concat());
+    assert_eq!(call(&["create", "north"]).expect_code(0).text(), "north\n");
+    assert_eq!(
+        call(&["create", "--subnet", "10.191.0.0/24", "south"]).expect_code(0).text(),
+        "south\n"
+    );
+    assert_eq!(call(&["ls", "-q"]).expect_code(0).text(), "default\nnorth\nsouth\n");
+    call(&["create", "north"]).expect_refusal("a network named north exists already");
+    let web = start(&house, "web", &["--network", "south"]);
+    let inspect = call(&["inspect", "south"]).expect_code(0);
+    let inspect: serde_json::Value = serde_json::from_slice(&inspect.stdout).unwrap();
+    assert_eq!(inspect[0]["containers"][0]["ip4"], "10.191.0.2");
+    call(&["rm", "south"]).expect_refusal("network south is in use by web");
+    let options = ["run", "--rm", "--network", "north", "demo"];
+    let apart =
+        [&options[..], &["wget", "-q", "-T", "5", "-O", "-", "http://10.191.0.2/"]].concat();
+    assert_ne!(house.call(apart).code, 0, "networks are apart");
+    end(&house, "web", web);
+    assert_eq!(call(&["rm", "north", "south"]).expect_code(0).text(), "north\nsouth\n");
+    assert!(!Path::new(PLACE).exists());
+    house.expect_nothing_left();
+}
+
+fn what_no_vm_can_have_is_refused_with_the_reason() {
+    let house = House::new();
+    let refusal = |options: &[&str], thing: &str| {
+        house.call([&["run", "--rm"], options, &["demo", "true"]].concat()).expect_refusal(thing);
+    };
+    refusal(&["--network", "host"], "a kernel of its own");
+    refusal(&["--network", "container:web"], "a VM of its own");
+    refusal(&["--network", "nowhere"], "no network named nowhere");
+    refusal(&["-p", "80:80"], "no port can be published where there is no network");
+    refusal(&["--network", "default", "-p", "eighty"], "\"eighty\"");
+    let taken = TcpListener::bind("0.0.0.0:18085").unwrap();
+    refusal(&["--network", "default", "-p", "18085:80"], "port 18085/tcp of 0.0.0.0");
+    drop(taken);
+    assert!(!Path::new(PLACE).exists(), "{:?}", fs::read_dir(PLACE).unwrap().collect::<Vec<_>>());
+    house.expect_nothing_left();
+}
