@@ -8,7 +8,7 @@
 //!
 //! Whatever comes in by an interface goes out by its tap, and the other way round; nobody in the namespace sees
 //! it. The guest's interface has the name, addresses and routes that were found there
-//! (`docs/adr/0010-frames-are-redirected.md`).
+//! (`docs/adr/0013-frames-are-redirected.md`).
 
 pub(crate) mod own;
 mod survey;
