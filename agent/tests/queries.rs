@@ -6,6 +6,7 @@ use guest::{
     NO_STREAMS, Running, container, containers_work_here, create, exec, first, process, start,
 };
 use proto::message::{FaultKind, ProcessInfo, Reply, Request};
+use proto::stream::Stream;
 
 fn processes(agent: &mut Running, name: &str) -> Vec<ProcessInfo> {
     match agent.host.call(Request::Processes { container: name.into() }).unwrap() {
@@ -74,8 +75,7 @@ fn a_list_of_more_than_a_frame_can_hold_cuts_commands_and_not_the_session() {
         for n in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do \
         sh -c 'echo up; sleep 1000; true' \"$long\" & done; wait";
     let spec = container(&agent.root("c"), &["sh", "-c", script]);
-    let out = agent.attach(&first("c"), proto::stream::Stream::Stdout);
-    drop(agent.attach(&first("c"), proto::stream::Stream::Stderr));
+    let [out, _err] = [Stream::Stdout, Stream::Stderr].map(|s| agent.attach(&first("c"), s));
     agent.host.call(create("c", spec)).unwrap();
     agent.host.call(start("c")).unwrap();
     let mut lines = std::io::BufRead::lines(std::io::BufReader::new(out));

@@ -9,6 +9,7 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use agent::{Agent, Doors, Ground, Guest, Refused, Session};
 use proto::frame::{self, Decoder};
@@ -232,6 +233,8 @@ fn wait_for(pid: libc::pid_t) -> i32 {
 
 impl Host {
     pub(crate) fn new(socket: UnixStream) -> Self {
+        // An answer that does not come is a failure and not a wait for ever.
+        socket.set_read_timeout(Some(Duration::from_secs(120))).unwrap();
         let mut host = Self {
             socket,
             decoder: Decoder::default(),
