@@ -126,7 +126,7 @@ fn begin<W: Write>(
     let root =
         rustix::fs::open("/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
             .map_err(at(Path::new("/")))?;
-    let root = Within::new(&root);
+    let (root, merged) = (Within::new(&root), root.as_fd());
     match work {
         Work::Look { path } => {
             let path = from_root(path);
@@ -170,7 +170,7 @@ fn begin<W: Write>(
         }
         Work::Changes { names_only } => {
             let Layers { upper, lower } = layers.ok_or(CarryError::NoLayers)?;
-            let layer = Layer { lower: lower.as_fd(), names_only: *names_only };
+            let layer = Layer { lower: lower.as_fd(), root: merged, names_only: *names_only };
             Ok(walk(upper, b".", Some(&layer), sink)?)
         }
     }

@@ -10,13 +10,14 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use nix::sys::signal::Signal;
-use proto::spec::{Container, Process, Root, Stdio, TerminalSize, User, Who};
+use proto::spec::{Container, Mount, Process, Root, Stdio, TerminalSize, User, Who};
 
 use crate::labels::Labels;
 use crate::network::own::{BadPort, Newcomer};
 use crate::state::record::{BadName, Id, Name};
 use crate::wishes::{ProcessWishes, Wishes};
 
+pub(crate) use self::defaults::LOCALHOST;
 pub(crate) use self::places::BadMount;
 pub(crate) use self::shares::{ROOT, Shared, Volume};
 pub(crate) use self::storage::Storage;
@@ -228,7 +229,7 @@ pub(crate) fn container(
         read_only: false,
         recursive: true,
     });
-    let mounts = shares::mounts(&image.volumes, wishes, host.id.as_ref())?;
+    let mut mounts = shares::mounts(&image.volumes, wishes, host.id.as_ref())?;
     let (vcpus, ram_bytes) = size(wishes.memory.as_deref(), wishes.cpus.as_deref(), host)?;
     let (root_of_container, storage) = match (&root, wishes.storage.as_deref()) {
         (Some(_), Some(_)) => return Err(PlanError::StorageOfDirectory),
@@ -236,6 +237,11 @@ pub(crate) fn container(
         (None, word) => over_image(storage::upper(word, ram_bytes)?),
     };
     let network = network(wishes, &host.id, &name, &hostname)?;
+    if root.is_none() {
+        // A directory of the host's has its own, and nothing is made in it.
+        let files = defaults::names(&hostname, network.is_some());
+        add_files(&mut mounts.mounts, files, wishes.read_only);
+    }
     Ok(Plan {
         id: host.id.clone(),
         name,
@@ -263,6 +269,18 @@ pub(crate) fn container(
         volumes: mounts.volumes,
         network,
     })
+}
+
+/// Adds files to what is mounted, but where somebody has brought one, or the directory they would be in. As in
+/// docker they can be written to where the root can.
+pub(crate) fn add_files(mounts: &mut Vec<Mount>, files: Vec<Mount>, read_only: bool) {
+    for mut file in files {
+        file.options.extend(read_only.then(|| "ro".to_owned()));
+        let is_brought = |mount: &Mount| file.destination.starts_with(&mount.destination);
+        if !mounts.iter().any(is_brought) {
+            mounts.push(file);
+        }
+    }
 }
 
 /// A root made of an image and of what is written over it, and the disk for that.

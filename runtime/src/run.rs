@@ -182,7 +182,7 @@ pub(crate) fn run(
     if let Some(newcomer) = &newcomer {
         let (wiring, files) = own::join(Registry::of_this_machine(), newcomer)?;
         claimed.connect(wiring, None);
-        claimed.add_mounts(files);
+        claimed.add_files(files);
         timeline.mark("network ready");
     }
     let running = claimed.boot(timeline)?;

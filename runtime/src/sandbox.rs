@@ -22,7 +22,7 @@ use crate::dial::{self, DialError};
 use crate::exit::Failure;
 use crate::network::{self, Trace, Wiring};
 use crate::orders::Orders;
-use crate::plan::Plan;
+use crate::plan::{self, Plan};
 use crate::platform::Platform;
 use crate::relay::Front;
 use crate::session::{Session, SessionError};
@@ -240,9 +240,10 @@ impl Claimed {
         self.traces.push(step);
     }
 
-    /// Adds to what its container finds in its files.
-    pub(crate) fn add_mounts(&mut self, mounts: Vec<Mount>) {
-        self.planned.plan.container.mounts.extend(mounts);
+    /// Adds files that its container finds, but where somebody has brought others.
+    pub(crate) fn add_files(&mut self, files: Vec<Mount>) {
+        let container = &mut self.planned.plan.container;
+        plan::add_files(&mut container.mounts, files, container.readonly);
     }
 
     /// Puts its VM on a network. If that is in a namespace that others keep, it is written down that something

@@ -18,6 +18,7 @@ crate::stories![
     kill_sends_the_signal_it_was_told,
     a_second_container_of_the_same_name_is_refused,
     a_hundred_short_containers_leave_nothing_behind,
+    a_container_knows_its_name_and_localhost,
 ];
 
 fn a_container_sees_only_itself() {
@@ -196,6 +197,19 @@ fn a_hundred_short_containers_leave_nothing_behind() {
     for round in 0..100 {
         let outcome = house.script(&format!("echo {round}")).expect_code(0);
         assert_eq!(outcome.text(), format!("{round}\n"));
+    }
+    house.expect_nothing_left();
+}
+
+fn a_container_knows_its_name_and_localhost() {
+    let house = House::new();
+    let script = "cat /etc/hostname; grep -c localhost /etc/hosts; grep -w here /etc/hosts; \
+                  echo 192.0.2.1 more >> /etc/hosts && tail -n 1 /etc/hosts || echo refused";
+    let run = ["run", "--rm", "--hostname", "here"];
+    let rest = ["demo", "sh", "-c", script];
+    for (options, last) in [(&[][..], "192.0.2.1 more"), (&["--read-only"], "refused")] {
+        let said = house.call([&run, options, &rest].concat()).expect_code(0).text();
+        assert_eq!(said, format!("here\n2\n127.0.0.1\there\n{last}\n"));
     }
     house.expect_nothing_left();
 }

@@ -1,5 +1,5 @@
 use std::fs;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 
@@ -217,8 +217,8 @@ fn what_an_upper_layer_changes_is_told() {
     fs::write(lower.join("kept/file"), "old").unwrap();
     fs::write(upper.join("kept/file"), "newer").unwrap();
     fs::write(upper.join("new/file"), "new").unwrap();
-    let lower = open(&lower);
-    let layer = Layer { lower: std::os::fd::AsFd::as_fd(&lower), names_only: true };
+    let (lower, root) = (open(&lower), open(&upper));
+    let layer = Layer { lower: lower.as_fd(), root: root.as_fd(), names_only: true };
     let mut bytes = Vec::new();
     let mut sender = Sender::new(&mut bytes);
     walk(open(&upper), b".", Some(&layer), &mut sender).unwrap();

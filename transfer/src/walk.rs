@@ -8,8 +8,8 @@ use std::os::unix::ffi::OsStrExt;
 
 use proto::files::{Bytes, Entry, Kind};
 use rustix::fs::{
-    AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, Stat, fgetxattr, flistxattr, fstat,
-    fstatfs, openat, openat2, readlinkat, statat,
+    AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, Stat, StatxAttributes, StatxFlags,
+    fgetxattr, flistxattr, fstat, fstatfs, openat, openat2, readlinkat, statat, statx,
 };
 use rustix::io::Errno;
 
@@ -20,6 +20,9 @@ use crate::{MOST_DEEP, PIECE_BYTES, words};
 pub struct Layer<'a> {
     /// What it lies over.
     pub lower: BorrowedFd<'a>,
+    /// The two in one, as whoever is in there sees them. An empty file that something is mounted on there, and
+    /// that was not in the lower layer, is but a place for that and not said.
+    pub root: BorrowedFd<'a>,
     /// Files are said to be empty.
     pub names_only: bool,
 }
@@ -167,6 +170,9 @@ impl<W: Write> Walk<'_, W> {
         if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
             return Ok(Visit::Gone);
         }
+        if stat.st_size == 0 && self.layer.is_some_and(|layer| is_a_place(layer, path)) {
+            return Ok(Visit::Said);
+        }
         self.remember(&stat, path);
         let names_only = self.layer.is_some_and(|layer| layer.names_only);
         let bytes = if names_only { 0 } else { stat.st_size.unsigned_abs() };
@@ -233,6 +239,14 @@ fn is_in(lower: BorrowedFd<'_>, path: &Bytes) -> bool {
     // What is behind a link of the image's is not of this name.
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
     openat2(lower, OsStr::from_bytes(path), flags, Mode::empty(), resolve).is_ok()
+}
+
+/// Whether a file of the upper layer is there for a mount alone.
+fn is_a_place(layer: &Layer<'_>, path: &Bytes) -> bool {
+    let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
+    let seen = statx(layer.root, OsStr::from_bytes(&path.0), flags, StatxFlags::empty());
+    seen.is_ok_and(|seen| seen.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
+        && !is_in(layer.lower, path)
 }
 
 /// Whether an overlay shows nothing of the lower directory here (Linux, Documentation/filesystems/overlayfs.rst).

@@ -41,6 +41,10 @@ const MOUNTS: [(&str, &str, &str, &str); 7] = [
     ("/sys/fs/cgroup", "cgroup", "cgroup", "nosuid,noexec,nodev,relatime,ro"),
 ];
 
+/// What every machine calls itself.
+pub(crate) const LOCALHOST: &str =
+    "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n";
+
 const MASKED_PATHS: [&str; 12] = [
     "/proc/acpi",
     "/proc/asound",
@@ -108,6 +112,19 @@ pub(super) fn mounts() -> Vec<Mount> {
         ..Mount::default()
     };
     MOUNTS.map(mount).to_vec()
+}
+
+/// Files that say who the container is. On a network it has more to know of names than that, so there is no
+/// `/etc/hosts` among them then.
+pub(super) fn names(hostname: &str, on_network: bool) -> Vec<Mount> {
+    let file = |destination: &str, content: String| Mount {
+        destination: PathBuf::from(destination),
+        content: Some(content),
+        ..Mount::default()
+    };
+    let hosts = || format!("{LOCALHOST}127.0.0.1\t{hostname}\n");
+    let hosts = (!on_network).then(|| file("/etc/hosts", hosts()));
+    hosts.into_iter().chain([file("/etc/hostname", format!("{hostname}\n"))]).collect()
 }
 
 pub(super) fn masked_paths() -> Vec<PathBuf> {

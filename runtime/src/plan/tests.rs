@@ -99,7 +99,8 @@ fn what_is_written_over_an_image_goes_to_memory_or_to_the_second_disk() {
 fn a_volume_is_a_share_and_a_mount_of_it() {
     let volumes = words(&["/srv/data:/data", "/etc/hosts:/etc/hosts:ro"]);
     let plan = planned(&Wishes { volumes, ..run(&["demo", "sh"]) });
-    let ends = &plan.container.mounts[plan.container.mounts.len() - 2..];
+    let usual = defaults::mounts().len();
+    let ends = &plan.container.mounts[usual..usual + 2];
     for ((shared, mount), (path, destination, read_only)) in plan
         .shares
         .iter()
@@ -114,7 +115,7 @@ fn a_volume_is_a_share_and_a_mount_of_it() {
 
 fn destinations(plan: &Plan) -> Vec<&str> {
     let usual = defaults::mounts().len();
-    let mounts = plan.container.mounts[usual..].iter();
+    let mounts = plan.container.mounts[usual..].iter().filter(|mount| mount.content.is_none());
     mounts.map(|mount| mount.destination.to_str().unwrap()).collect()
 }
 
@@ -149,6 +150,28 @@ fn two_mounts_at_one_place_are_refused_and_a_usual_one_is_replaced() {
     let dev = at(&["/dev:/dev"], &[]);
     assert_eq!(of(&dev, "/dev").len(), 1);
     assert_eq!(of(&dev, "/dev/pts").len(), 0);
+}
+
+#[test]
+fn a_container_finds_its_name_and_localhost_unless_somebody_has_brought_others() {
+    let files = |wishes: &Wishes| {
+        let mounts = planned(wishes).container.mounts.into_iter();
+        let files = mounts.filter_map(|mount| Some((mount.destination, mount.content?)));
+        files.collect::<BTreeMap<_, _>>()
+    };
+    let named = Wishes { hostname: Some("box".into()), ..run(&["demo", "sh"]) };
+    let hosts = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n127.0.0.1\tbox\n";
+    let (at, name) = (PathBuf::from("/etc/hosts"), PathBuf::from("/etc/hostname"));
+    let both = BTreeMap::from([(at, hosts.to_owned()), (name.clone(), "box\n".to_owned())]);
+    assert_eq!(files(&named), both);
+    // On a network others make `/etc/hosts`.
+    let on_network = Wishes { network: "town".into(), ..named.clone() };
+    let name_alone = |wishes: &Wishes| files(wishes).into_keys().eq([name.clone()]);
+    assert!(name_alone(&on_network));
+    let brought = Wishes { volumes: words(&["/x:/etc/hosts"]), ..named.clone() };
+    assert!(name_alone(&brought));
+    assert!(files(&Wishes { volumes: words(&["/x:/etc"]), ..named.clone() }).is_empty());
+    assert!(files(&Wishes { rootfs: Some("/srv/root".into()), ..named }).is_empty());
 }
 
 #[test]

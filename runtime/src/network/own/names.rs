@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use proto::spec::Mount;
 
 use super::network::Lease;
+use crate::plan::LOCALHOST;
 
 /// Where a machine's own list of name servers is, and the one to take if that names a server of the machine's
 /// own, which no guest can ask.
@@ -26,7 +27,7 @@ pub(super) fn files(hostname: &str, lease: &Lease, others: &[Lease]) -> Vec<Moun
 }
 
 fn hosts(hostname: &str, lease: &Lease, others: &[Lease]) -> String {
-    let mut text = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n".to_owned();
+    let mut text = LOCALHOST.to_owned();
     let mut line = |lease: &Lease, names: &str| {
         text.push_str(&format!("{}\t{names}\n{}\t{names}\n", lease.ip4, lease.ip6));
     };
