@@ -297,11 +297,34 @@ fn store() -> &'static Path {
     })
 }
 
+/// A store with the images of services. It is this machine's own, with a disk for what containers write; the
+/// images themselves, which are a gigabyte, stay where they are.
+pub fn services_store() -> &'static Path {
+    static STORE: OnceLock<PathBuf> = OnceLock::new();
+    STORE.get_or_init(|| {
+        let shared = crate::services().expect("MICROVM_SERVICES names a store");
+        let store = services_place();
+        fs::create_dir(&store).unwrap();
+        for name in ["blobs", "images"] {
+            std::os::unix::fs::symlink(shared.join(name), store.join(name)).unwrap();
+        }
+        for name in ["names.json", "version"] {
+            fs::copy(shared.join(name), store.join(name)).unwrap();
+        }
+        store
+    })
+}
+
+fn services_place() -> PathBuf {
+    Path::new("/var/tmp").join(format!("stories-services-{}", std::process::id()))
+}
+
 /// Removes what the stories shared. Called once, by the runner.
 pub fn clear_store() {
     let _ = fs::remove_dir_all(
         std::env::temp_dir().join(format!("stories-store-{}", std::process::id())),
     );
+    let _ = fs::remove_dir_all(services_place());
 }
 
 fn mounts() -> BTreeSet<String> {

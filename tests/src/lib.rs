@@ -22,7 +22,7 @@ mod terminal;
 
 pub use bundle::Bundle;
 pub use guest::{initramfs_of_this_program, kernel_of_instructions};
-pub use house::{House, Outcome, Running, clear_store, end_everybody};
+pub use house::{House, Outcome, Running, clear_store, end_everybody, services_store};
 pub use namespace::Namespace;
 pub use noise::Noise;
 pub use stepper::{Step, Way, kill_at};

@@ -3,7 +3,7 @@
 use std::io::BufRead;
 
 use rustix::process::{Signal, kill_process};
-use tests::{House, Outcome, services};
+use tests::{House, Outcome, services_store};
 
 crate::stories![
     redis_answers_its_benchmark,
@@ -16,7 +16,7 @@ crate::stories![
 
 /// `microvm ARGS…` with the store of the services.
 fn call(house: &House, args: &[&str]) -> Outcome {
-    Outcome::of(&mut house.command_with_store(&services().unwrap(), args))
+    Outcome::of(&mut house.command_with_store(services_store(), args))
 }
 
 /// A service in the background that goes on until it is taken away.
@@ -101,7 +101,7 @@ const SUM: &str = "select count(*), sum(n), md5(string_agg(word, ',' order by n)
 
 fn psql(house: &House, sql: &str) -> std::process::Command {
     let words = ["exec", "it", "psql", "-h", "/tmp", "-qtA", "-v", "ON_ERROR_STOP=1", "-c", sql];
-    house.command_with_store(&services().unwrap(), words)
+    house.command_with_store(services_store(), words)
 }
 
 fn ask(house: &House, sql: &str) -> String {
