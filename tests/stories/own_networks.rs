@@ -105,7 +105,8 @@ fn a_guest_cannot_speak_for_another() {
     let house = House::new();
     // As long as somebody is there, the host is.
     let web = start(&house, "web", &["--network", "default"]);
-    let host = UdpSocket::bind("10.190.0.1:18084").unwrap();
+    let [host, loopback] =
+        ["10.190.0.1", "127.0.0.1"].map(|ip| UdpSocket::bind((ip, 18084)).unwrap());
     let own = std::env::current_exe().unwrap();
     let volume = format!("{}:/bin/half:ro", own.display());
     let options = ["run", "--rm", "--network", "default", "-v", &volume];
@@ -118,25 +119,31 @@ fn a_guest_cannot_speak_for_another() {
         (&b"it is I"[..], "10.190.0.3".to_owned()),
         "what was said before is not heard"
     );
+    loopback.set_nonblocking(true).unwrap();
+    let heard = loopback.recv_from(&mut said).unwrap_err();
+    assert_eq!(heard.kind(), std::io::ErrorKind::WouldBlock, "the host's loopback is its own");
     end(&house, "web", web);
     house.expect_nothing_left();
 }
 
-/// Speaks to the host by another's address first, and then by its own.
+/// Speaks to the host by another's address first, then to the host's loopback, and then as it should.
 pub(crate) fn impostor() {
     let host: SocketAddrV4 = "10.190.0.1:18084".parse().unwrap();
     let (family, kind) = (AddressFamily::INET, SocketType::RAW);
     let raw = socket_with(family, kind, SocketFlags::CLOEXEC, Some(ipproto::RAW)).unwrap();
     let words = b"it is another";
-    // An IPv4 header, whose length and sums the kernel fills in, and a UDP header without a sum.
-    let mut packet = vec![0x45, 0, 0, 0, 0, 0, 0, 0, 64, 17, 0, 0, 10, 190, 0, 77];
-    packet.extend(host.ip().octets());
-    let length = u16::try_from(8 + words.len()).unwrap();
-    for number in [7u16, host.port(), length, 0] {
-        packet.extend(number.to_be_bytes());
+    for (from, to) in [([10, 190, 0, 77], [10, 190, 0, 1]), ([10, 190, 0, 3], [127, 0, 0, 1])] {
+        // An IPv4 header, whose length and sums the kernel fills in, and a UDP header without a sum. It goes
+        // the host's way, whatever it says.
+        let mut packet = vec![0x45, 0, 0, 0, 0, 0, 0, 0, 64, 17, 0, 0];
+        packet.extend([from, to].concat());
+        let length = u16::try_from(8 + words.len()).unwrap();
+        for number in [7u16, host.port(), length, 0] {
+            packet.extend(number.to_be_bytes());
+        }
+        packet.extend(words);
+        sendto(&raw, &packet, SendFlags::empty(), &host).unwrap();
     }
-    packet.extend(words);
-    sendto(&raw, &packet, SendFlags::empty(), &host).unwrap();
     UdpSocket::bind("0.0.0.0:0").unwrap().send_to(b"it is I", host).unwrap();
 }
 

@@ -102,7 +102,8 @@ fn admit(network: &Network) -> String {
     )
 }
 
-/// A guest speaks for itself alone: by its own addresses, and as no router.
+/// A guest speaks for itself alone: by its own addresses, and as no router. What it sends to the host's loopback, to
+/// which the bridge leads because published ports are reached from there, does not arrive.
 fn check(lease: &Lease) -> String {
     let Lease { tap, ip4, ip6, .. } = lease;
     let mac = lease.mac_words();
@@ -111,6 +112,7 @@ fn check(lease: &Lease) -> String {
         "  chain {tap} {{
     ether saddr != {mac} drop
     ether type arp arp saddr ether {mac} arp saddr ip {ip4} accept
+    ip daddr 127.0.0.0/8 drop
     ether type ip ip saddr {ip4} accept
     icmpv6 type nd-router-advert drop
     icmpv6 type nd-neighbor-advert icmpv6 taddr != {{ {ip6}, {link} }} drop
