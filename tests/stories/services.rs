@@ -91,7 +91,7 @@ fn node_compiles_and_serves_itself() {
 /// As its user: has a database in the directory `$0`, and serves it. It is made elsewhere: `initdb` extends its files
 /// by a page at a time, and an emulated host takes minutes to carry each of those to a volume.
 const POSTGRES: &str = "cd \"$0\" && { [ -s PG_VERSION ] || \
-    { initdb --auth trust --no-instructions /tmp/new && cp -a /tmp/new/. . && rm -r /tmp/new; }; } && \
+    { initdb --auth trust --no-instructions /tmp/new && cp -a /tmp/new/. . && sync && rm -r /tmp/new; }; } && \
     exec postgres -D . -k /tmp -c listen_addresses=";
 
 /// Says how much it sees of what it has written, and does not commit.
