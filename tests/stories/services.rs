@@ -11,7 +11,6 @@ crate::stories![
     python_passes_tests_of_its_own,
     node_compiles_and_serves_itself,
     what_postgres_has_committed_to_a_disk_outlives_its_vm,
-    what_postgres_has_committed_to_a_volume_outlives_its_vm,
 ];
 
 /// `microvm ARGS…` with the store of the services.
@@ -88,8 +87,7 @@ fn node_compiles_and_serves_itself() {
     house.expect_nothing_left();
 }
 
-/// As its user: has a database in the directory `$0`, and serves it. It is made elsewhere: `initdb` extends its files
-/// by a page at a time, and an emulated host takes minutes to carry each of those to a volume.
+/// As its user: has a database in the directory `$0`, and serves it.
 const POSTGRES: &str = "cd \"$0\" && { [ -s PG_VERSION ] || \
     { initdb --auth trust --no-instructions /tmp/new && cp -a /tmp/new/. . && sync && rm -r /tmp/new; }; } && \
     exec postgres -D . -k /tmp -c listen_addresses=";
@@ -146,20 +144,4 @@ fn what_postgres_has_committed_to_a_disk_outlives_its_vm() {
     let words = ["postgres", "sh", "-c", &script, "/var/lib/postgresql/base"];
     serve(&house, &[&disk[..], &words].concat());
     postgres_outlives_its_vm(&house, || drop(call(&house, &["start", "it"]).expect_code(0)));
-}
-
-fn what_postgres_has_committed_to_a_volume_outlives_its_vm() {
-    let house = House::new();
-    let host = tempfile::Builder::new().prefix("story-postgres-").tempdir().unwrap();
-    let volume = format!("{}:/data", host.path().display());
-    // A directory of root's, in which the image's own user gets one.
-    let own = "install -d -o postgres -g postgres -m 700 /data/base";
-    let user = ["run", "--rm", "--user", "root", "-v", &volume, "postgres", "sh", "-c", own];
-    call(&house, &user).expect_code(0);
-    let words = ["--memory", "512m", "-v", &volume, "postgres", "sh", "-c", POSTGRES, "/data/base"];
-    serve(&house, &words);
-    postgres_outlives_its_vm(&house, || {
-        call(&house, &["rm", "it"]).expect_code(0);
-        serve(&house, &words);
-    });
 }
