@@ -1,8 +1,5 @@
 //! Programs that people run, from Debian's packages, by way of a registry.
 
-use std::io::BufRead;
-
-use rustix::process::{Signal, kill_process};
 use tests::{House, Outcome, services_store};
 
 crate::stories![
@@ -10,7 +7,6 @@ crate::stories![
     nginx_serves,
     python_passes_tests_of_its_own,
     node_compiles_and_serves_itself,
-    what_postgres_has_committed_to_a_disk_outlives_its_vm,
 ];
 
 /// `microvm ARGS…` with the store of the services.
@@ -85,63 +81,4 @@ fn node_compiles_and_serves_itself() {
     let said = call(&house, &["run", "--rm", "node", "node", "-e", script]).expect_code(0);
     assert_eq!(said.text(), "served\n");
     house.expect_nothing_left();
-}
-
-/// As its user: has a database in the directory `$0`, and serves it.
-const POSTGRES: &str = "cd \"$0\" && { [ -s PG_VERSION ] || \
-    { initdb --auth trust --no-instructions /tmp/new && cp -a /tmp/new/. . && sync && rm -r /tmp/new; }; } && \
-    exec postgres -D . -k /tmp -c listen_addresses=";
-
-/// Says how much it sees of what it has written, and does not commit.
-const OPEN_TRANSACTION: &str = "begin; insert into kept select n, '' from generate_series(3001, 3500) n; \
-    select count(*) from kept; select pg_sleep(1000); commit";
-
-/// What is in the table, in a line.
-const SUM: &str = "select count(*), sum(n), md5(string_agg(word, ',' order by n)) from kept";
-
-fn psql(house: &House, sql: &str) -> std::process::Command {
-    let words = ["exec", "it", "psql", "-h", "/tmp", "-qtA", "-v", "ON_ERROR_STOP=1", "-c", sql];
-    house.command_with_store(services_store(), words)
-}
-
-fn ask(house: &House, sql: &str) -> String {
-    Outcome::of(&mut psql(house, sql)).expect_code(0).text()
-}
-
-fn wait_for_postgres(house: &House) {
-    beside(house, "until pg_isready -h /tmp; do sleep 0.5; done").expect_code(0);
-}
-
-/// Fills a table, kills the VM in the middle of a transaction, has it served `again` and looks at it.
-fn postgres_outlives_its_vm(house: &House, again: impl Fn()) {
-    wait_for_postgres(house);
-    ask(house, "create table kept (n int primary key, word text)");
-    ask(
-        house,
-        "insert into kept select n, repeat('word', n % 100) from generate_series(1, 2000) n",
-    );
-    let before = ask(house, SUM);
-    assert!(before.starts_with("2000|2001000|"), "{before}");
-    let mut under_way = psql(house, OPEN_TRANSACTION);
-    let mut under_way = under_way.stdout(std::process::Stdio::piped()).spawn().unwrap();
-    let mut line = String::new();
-    std::io::BufReader::new(under_way.stdout.take().unwrap()).read_line(&mut line).unwrap();
-    assert_eq!(line, "2500\n");
-    kill_process(house.process("vmm"), Signal::KILL).unwrap();
-    assert_ne!(under_way.wait().unwrap().code(), Some(0));
-    call(house, &["wait", "it"]).expect_code(0);
-    again();
-    wait_for_postgres(house);
-    assert_eq!(ask(house, SUM), before);
-    ask(house, "insert into kept values (0, 'more')");
-    remove(house);
-}
-
-fn what_postgres_has_committed_to_a_disk_outlives_its_vm() {
-    let house = House::new();
-    let script = format!("install -d -m 700 /var/lib/postgresql/base && {POSTGRES}");
-    let disk = ["--memory", "512m", "--storage", "size=1g"];
-    let words = ["postgres", "sh", "-c", &script, "/var/lib/postgresql/base"];
-    serve(&house, &[&disk[..], &words].concat());
-    postgres_outlives_its_vm(&house, || drop(call(&house, &["start", "it"]).expect_code(0)));
 }
