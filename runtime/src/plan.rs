@@ -17,7 +17,7 @@ use crate::network::own::{BadPort, Newcomer};
 use crate::state::record::{BadName, Id, Name};
 use crate::wishes::{ProcessWishes, Wishes};
 
-pub(crate) use self::defaults::LOCALHOST;
+pub(crate) use self::defaults::{LOCALHOST, file};
 pub(crate) use self::places::BadMount;
 pub(crate) use self::shares::{ROOT, Shared, Volume};
 pub(crate) use self::storage::Storage;

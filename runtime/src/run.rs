@@ -211,7 +211,6 @@ fn provide(
     if plan.volumes.is_empty() {
         return Ok((None, None));
     }
-    image::Store::open(&settings.store)?;
     let volumes = Volumes::open(&settings.store)?;
     let turn = volumes.turn()?;
     let own = plan.volumes.iter().filter(|volume| volume.anonymous);

@@ -1,9 +1,10 @@
 use std::io::Write;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use proto::files::{Bytes, Entry, Kind, Work};
 use serde_json::{Value, json};
 
+use super::Format;
 use crate::exit::Failure;
 use crate::files::{self, CopyError};
 use crate::settings::Settings;
@@ -18,12 +19,6 @@ pub(super) struct Diff {
     format: Format,
     /// The container's name, or the beginning of its id.
     name: String,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Format {
-    Table,
-    Json,
 }
 
 impl Diff {

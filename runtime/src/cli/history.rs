@@ -1,7 +1,7 @@
 use clap::Args;
 use image::Store;
 
-use super::{ago, table};
+use super::{ago, megabytes, table};
 use crate::exit::Failure;
 use crate::settings::Settings;
 
@@ -29,7 +29,7 @@ impl History {
             let size = match past.empty {
                 true => "0".to_owned(),
                 false => match layers.next() {
-                    Some(layer) => format!("{:.1} MB", layer.bytes as f64 / 1e6),
+                    Some(layer) => megabytes(layer.bytes),
                     None => "-".to_owned(),
                 },
             };
@@ -38,7 +38,7 @@ impl History {
         }
         // Some images have more layers than history.
         for layer in layers {
-            let size = format!("{:.1} MB", layer.bytes as f64 / 1e6);
+            let size = megabytes(layer.bytes);
             rows.push(vec!["-".to_owned(), "-".to_owned(), size, String::new()]);
         }
         rows.push(["CREATED", "CREATED BY", "LAYER", "COMMENT"].map(str::to_owned).to_vec());

@@ -1,7 +1,7 @@
 use clap::Args;
 use image::Store;
 
-use super::{ago, table};
+use super::{ago, megabytes, table};
 use crate::exit::Failure;
 use crate::settings::Settings;
 use crate::state::record::SHORT_ID_LEN;
@@ -28,7 +28,6 @@ impl Images {
             let short: String =
                 id.trim_start_matches("sha256:").chars().take(SHORT_ID_LEN).collect();
             let created = image.created.as_deref().map_or_else(|| "-".to_owned(), ago);
-            let megabytes = |bytes: u64| format!("{:.1} MB", bytes as f64 / 1e6);
             let disk = megabytes(image.disk_bytes);
             let layers = store.layers(&image)?.iter().map(|layer| layer.bytes).sum();
             let layers = megabytes(layers);

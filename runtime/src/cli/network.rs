@@ -59,7 +59,7 @@ impl Networks {
                     let mut rows =
                         vec![["NAME", "SUBNET", "BRIDGE", "CONTAINERS"].map(String::from).to_vec()];
                     for network in networks {
-                        let subnet = format!("{}/{}", network.subnet, network.prefix);
+                        let subnet = network.words();
                         let containers = turn.leases(&network.name)?.len().to_string();
                         rows.push(vec![network.name.clone(), subnet, network.bridge(), containers]);
                     }

@@ -3,6 +3,7 @@ use std::collections::BTreeSet;
 use clap::Args;
 use image::{Digest, FindError, Store, Unneeded};
 
+use super::megabytes;
 use crate::exit::Failure;
 use crate::settings::Settings;
 use crate::state::{Root, StateError};
@@ -33,7 +34,7 @@ impl Prune {
         let alive = alive.collect::<Result<_, StateError>>()?;
         let (ids, bytes) = storage::sweep(&settings.store, root.path(), &disks, &alive)?;
         ids.iter().for_each(|id| println!("storage of {id}"));
-        eprintln!("{:.1} MB are free again", (pruned.freed_bytes + bytes) as f64 / 1e6);
+        eprintln!("{} are free again", megabytes(pruned.freed_bytes + bytes));
         Ok(0)
     }
 }

@@ -1,8 +1,8 @@
-use clap::{Args, ValueEnum};
+use clap::Args;
 use serde::Serialize;
 
 use super::oci::{FAILED, processes, threads};
-use super::{ago, table};
+use super::{Format, ago, table};
 use crate::exit::Failure;
 use crate::settings::Settings;
 use crate::state::record::{SHORT_ID_LEN, Status};
@@ -29,12 +29,6 @@ pub(super) struct Ps {
     /// For other runtimes: options of ps, which is not run.
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
     _options: Vec<String>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Format {
-    Table,
-    Json,
 }
 
 /// A container as programs are told of it.

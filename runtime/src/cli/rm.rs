@@ -1,13 +1,12 @@
 use clap::Args;
 
 use super::oci;
-use super::volume::volumes;
 use crate::exit::Failure;
 use crate::settings::Settings;
 use crate::state::Root;
 use crate::storage;
 use crate::visit::Visited;
-use crate::volumes::Anonymous;
+use crate::volumes::{Anonymous, Volumes};
 
 /// Remove ended containers.
 #[derive(Args, Debug)]
@@ -44,7 +43,11 @@ impl Rm {
                 Ok::<_, Failure>(disk.as_deref().map_or(Ok(()), storage::remove)?)
             })?;
             if self.volumes && !own.is_empty() {
-                drop(Anonymous { volumes: volumes(settings)?, root: root.clone(), names: own });
+                drop(Anonymous {
+                    volumes: Volumes::open(&settings.store)?,
+                    root: root.clone(),
+                    names: own,
+                });
             }
             println!("{word}");
         }

@@ -1,6 +1,6 @@
 use clap::{Args, Subcommand};
 
-use super::{ago, table};
+use super::{ago, megabytes, table};
 use crate::exit::Failure;
 use crate::host;
 use crate::plan;
@@ -96,7 +96,7 @@ fn list(shelf: &Shelf, quiet: bool) -> Result<(), Failure> {
             name,
             about.key.vcpus.to_string(),
             format!("{} MiB", about.key.ram_bytes >> 20),
-            format!("{:.1} MB", bytes as f64 / 1e6),
+            megabytes(bytes),
             ago(&about.created),
         ]);
     }

@@ -1,9 +1,9 @@
 use std::collections::BTreeMap;
 
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
-use super::{ago, table};
+use super::{Format, ago, megabytes, table};
 use crate::exit::Failure;
 use crate::host;
 use crate::settings::Settings;
@@ -63,15 +63,9 @@ enum Verb {
     },
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Format {
-    Table,
-    Json,
-}
-
 impl VolumeVerbs {
     pub(super) fn call(self, settings: &Settings) -> Result<u8, Failure> {
-        let volumes = volumes(settings)?;
+        let volumes = Volumes::open(&settings.store)?;
         match self.verb {
             Verb::Create { labels, name } => create(&volumes, &labels, name.as_deref())?,
             Verb::Ls { quiet, format } => list(&volumes, settings, quiet, format)?,
@@ -87,18 +81,11 @@ impl VolumeVerbs {
                 let turn = volumes.turn()?;
                 let (removed, freed) = volumes.prune(all, &Root::open(&settings.root)?, &turn)?;
                 removed.iter().for_each(|name| println!("{name}"));
-                eprintln!("{:.1} MB are free again", freed as f64 / 1e6);
+                eprintln!("{} are free again", megabytes(freed));
             }
         }
         Ok(0)
     }
-}
-
-/// The volumes beside the images.
-pub(super) fn volumes(settings: &Settings) -> Result<Volumes, Failure> {
-    // It judges the directory, and makes it a store if it is none yet.
-    image::Store::open(&settings.store)?;
-    Ok(Volumes::open(&settings.store)?)
 }
 
 /// A word that is no name is the name of no volume.

@@ -117,14 +117,14 @@ pub(super) fn mounts() -> Vec<Mount> {
 /// Files that say who the container is. On a network it has more to know of names than that, so there is no
 /// `/etc/hosts` among them then.
 pub(super) fn names(hostname: &str, on_network: bool) -> Vec<Mount> {
-    let file = |destination: &str, content: String| Mount {
-        destination: PathBuf::from(destination),
-        content: Some(content),
-        ..Mount::default()
-    };
     let hosts = || format!("{LOCALHOST}127.0.0.1\t{hostname}\n");
     let hosts = (!on_network).then(|| file("/etc/hosts", hosts()));
     hosts.into_iter().chain([file("/etc/hostname", format!("{hostname}\n"))]).collect()
+}
+
+/// A file of ours in a container, with this in it.
+pub(crate) fn file(destination: &str, content: String) -> Mount {
+    Mount { destination: PathBuf::from(destination), content: Some(content), ..Mount::default() }
 }
 
 pub(super) fn masked_paths() -> Vec<PathBuf> {

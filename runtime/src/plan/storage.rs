@@ -96,12 +96,10 @@ impl<'a> Said<'a> {
                 Err("bps and iops are a disk's, and memory has none".to_owned())
             }
             true => Ok(Upper::Memory { bytes }),
-            false => Ok(Upper::Disk(Storage { bytes: bytes / BLOCK * BLOCK, limits })),
+            false => Ok(Upper::Disk(Storage { bytes: bytes - bytes % ext4::BLOCK as u64, limits })),
         }
     }
 }
-
-const BLOCK: u64 = 4096;
 
 fn once<T>(place: &mut Option<T>, value: T, pair: &str) -> Result<(), String> {
     match place.replace(value) {

@@ -17,7 +17,7 @@ pub(crate) const MIN_BYTES: u64 = 64 << 20;
 /// The largest: half of what block numbers of 32 bits reach.
 pub(crate) const MAX_BYTES: u64 = 8 << 40;
 
-const BLOCK: usize = 4096;
+pub(crate) const BLOCK: usize = 4096;
 const BLOCKS_PER_GROUP: u32 = 8 * BLOCK as u32;
 const INODE_BYTES: usize = 256;
 /// One for 16 KiB, as `mke2fs` has it.

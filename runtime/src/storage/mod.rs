@@ -14,6 +14,7 @@
 pub(crate) mod ext4;
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
@@ -53,7 +54,7 @@ fn at(path: &Path) -> impl FnOnce(io::Error) -> StorageError {
 }
 
 /// Where the disk of container `id` is, whose state is below `root`.
-pub(crate) fn path(store: &Path, root: &Path, id: &Id) -> PathBuf {
+pub(crate) fn path(store: &Path, root: &Path, id: &impl fmt::Display) -> PathBuf {
     shelf(store, root).join(format!("{id}{ENDING}"))
 }
 
@@ -125,7 +126,7 @@ pub(crate) fn sweep(
 ) -> Result<(Vec<String>, u64), StorageError> {
     let (mut removed, mut freed) = (Vec::new(), 0);
     for id in before.difference(alive) {
-        let path = shelf(store, root).join(format!("{id}{ENDING}"));
+        let path = path(store, root, id);
         freed += fs::metadata(&path).map_or(0, |about| about.blocks() * 512);
         remove(&path)?;
         removed.push(id.clone());

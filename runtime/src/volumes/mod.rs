@@ -104,6 +104,9 @@ pub(crate) enum VolumeError {
         /// One of the containers, perhaps an ended one.
         container: String,
     },
+    /// There is no store to keep it in.
+    #[error(transparent)]
+    Store(#[from] image::OpenStoreError),
     /// Which containers have it is not known.
     #[error(transparent)]
     State(#[from] StateError),
@@ -128,8 +131,10 @@ pub(crate) fn in_use(root: &Root) -> Result<BTreeMap<Name, String>, StateError> 
 }
 
 impl Volumes {
-    /// The volumes of the store at `store`, which is one already.
+    /// The volumes of the store at `store`, which is made if it is not there.
     pub(crate) fn open(store: &Path) -> Result<Self, VolumeError> {
+        // It judges the directory.
+        image::Store::open(store)?;
         let path = store.join("volumes");
         DirBuilder::new().recursive(true).mode(0o700).create(&path).map_err(at(&path))?;
         Ok(Self { path })

@@ -1,6 +1,6 @@
-use clap::{Args, ValueEnum};
+use clap::Args;
 
-use crate::cli::table;
+use crate::cli::{Format, table};
 use crate::exit::Failure;
 use crate::oci::state::Known;
 use crate::settings::Settings;
@@ -15,12 +15,6 @@ pub(in crate::cli) struct List {
     /// Ids only.
     #[arg(short, long)]
     quiet: bool,
-}
-
-#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
-enum Format {
-    Table,
-    Json,
 }
 
 impl List {

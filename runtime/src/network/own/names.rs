@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use proto::spec::Mount;
 
 use super::network::Lease;
-use crate::plan::LOCALHOST;
+use crate::plan::{LOCALHOST, file};
 
 /// Where a machine's own list of name servers is, and the one to take if that names a server of the machine's
 /// own, which no guest can ask.
@@ -15,11 +15,6 @@ const RESOLV_CONF: [&str; 2] = ["/etc/resolv.conf", "/run/systemd/resolve/resolv
 /// `/etc/hosts` and `/etc/resolv.conf` for a container, which knows those who are on its network.
 pub(super) fn files(hostname: &str, lease: &Lease, others: &[Lease]) -> Vec<Mount> {
     let texts = RESOLV_CONF.map(|path| fs::read_to_string(path).unwrap_or_default());
-    let file = |destination: &str, content: String| Mount {
-        destination: destination.into(),
-        content: Some(content),
-        ..Mount::default()
-    };
     vec![
         file("/etc/hosts", hosts(hostname, lease, others)),
         file("/etc/resolv.conf", resolv_conf(&texts)),

@@ -86,7 +86,8 @@ impl Network {
         self.has(other.subnet) || other.has(self.subnet)
     }
 
-    pub(super) fn words(&self) -> String {
+    /// Its IPv4 addresses, as people write them.
+    pub(crate) fn words(&self) -> String {
         format!("{}/{}", self.subnet, self.prefix)
     }
 }

@@ -124,8 +124,7 @@ fn check(lease: &Lease) -> String {
 }
 
 fn subnets(network: &Network) -> (String, String) {
-    let four = format!("{}/{}", network.subnet, network.prefix);
-    (four, format!("{}/{PREFIX6}", network.subnet6()))
+    (network.words(), format!("{}/{PREFIX6}", network.subnet6()))
 }
 
 #[cfg(test)]
