@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use proto::files::Work;
-use proto::message::{Fault, FaultKind};
+use proto::message::{Fault, FaultKind, ProcessId};
 use proto::spec::{Container, Hook, Namespace, Process, Stdio};
 use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
@@ -18,6 +18,7 @@ use crate::container::cgroup::Cgroups;
 use crate::container::{self, Stage, namespaces};
 use crate::control::{self, AgentEnd, Layers};
 use crate::faults::{fault, refused};
+use crate::processes::Alive;
 use crate::sys::bpf::DeviceProgram;
 use crate::sys::{self, Forked, NewNamespaces};
 use crate::words::{Refused, words};
@@ -79,6 +80,13 @@ pub(crate) struct Host<'a> {
     /// The container's first process.
     pub(crate) pid: Pid,
     pub(crate) pidfd: BorrowedFd<'a>,
+}
+
+impl<'a> Host<'a> {
+    /// The container that `id` is in, whose first process is `first`.
+    pub(crate) fn of(id: &'a ProcessId, first: &'a Alive) -> Self {
+        Self { name: &id.container, pid: first.pid, pidfd: first.pidfd() }
+    }
 }
 
 impl Guest {

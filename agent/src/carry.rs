@@ -14,12 +14,11 @@ use proto::files::{BadPath, Bytes, Work, parts};
 use proto::message::Fault;
 use rustix::fs::{FileType, Mode, OFlags, fstat, readlinkat};
 use rustix::io::Errno;
-use rustix::process::DumpableBehavior;
 use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
 use transfer::{Layer, MOST_ENTRIES, Put, PutError, Receiver, Rules, Sender, WalkError, walk};
 
 use crate::birth::Guest;
-use crate::childhood::{Join, close_all_but};
+use crate::childhood::{Join, shed};
 use crate::container::namespaces;
 use crate::container::within::Within;
 use crate::container::{copy_of_one, is_directory};
@@ -78,17 +77,11 @@ impl Guest {
         ends: &[OwnedFd; 3],
         control: &ChildEnd,
     ) -> Result<(), Fault> {
-        // It is a copy of the agent's, and stays one.
-        rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
-            .map_err(refused("dumpable"))?;
-        for (number, end) in (0..).zip(ends) {
-            sys::place_descriptor(end.as_fd(), number).map_err(refused("stdio"))?;
-        }
         let [upper, lower] = match layers {
             Some(Layers { upper, lower }) => [Some(upper.as_fd()), Some(lower.as_fd())],
             None => [None, None],
         };
-        close_all_but(&[Some(control.as_fd()), Some(pidfd), upper, lower])?;
+        shed(ends, &[Some(control.as_fd()), Some(pidfd), upper, lower])?;
         let mut kinds = ThreadNameSpaceType::MOUNT;
         kinds.set(ThreadNameSpaceType::USER, users);
         move_into_thread_name_spaces(pidfd, kinds).map_err(refused("namespaces"))?;

@@ -55,15 +55,8 @@ impl Guest {
         join: Option<Join<'_>>,
         control: &ChildEnd,
     ) -> Result<(Departure<'a>, Option<Terminal>), Fault> {
-        // A process of the container that it joins could look into this one: not while it holds a
-        // copy of the agent. `execve` lifts this.
-        rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
-            .map_err(refused("dumpable"))?;
-        for (number, end) in (0..).zip(ends) {
-            sys::place_descriptor(end.as_fd(), number).map_err(refused("stdio"))?;
-        }
         let proc = self.proc.as_fd();
-        close_all_but(&[Some(control.as_fd()), Some(proc), join.map(|join| join.pidfd)])?;
+        shed(ends, &[Some(control.as_fd()), Some(proc), join.map(|join| join.pidfd)])?;
         if let Some(score) = plan.process().oom_score_adj {
             adjust_oom_score(proc, score).map_err(refused("process.oomScoreAdj"))?;
         }
@@ -120,7 +113,20 @@ fn enter(join: Option<Join<'_>>, spec: &Process) -> Result<Option<Terminal>, Fau
     }
 }
 
-pub(crate) fn close_all_but(keep: &[Option<BorrowedFd<'_>>]) -> Result<(), Fault> {
+/// Lets go of all that is the agent's, but of `ends`, which become the standard streams, and of what is to be
+/// kept.
+pub(crate) fn shed(ends: &[OwnedFd; 3], keep: &[Option<BorrowedFd<'_>>]) -> Result<(), Fault> {
+    // A process of the container that it joins could look into this one: not while it holds a copy of the
+    // agent. `execve` lifts this.
+    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
+        .map_err(refused("dumpable"))?;
+    for (number, end) in (0..).zip(ends) {
+        sys::place_descriptor(end.as_fd(), number).map_err(refused("stdio"))?;
+    }
+    close_all_but(keep)
+}
+
+fn close_all_but(keep: &[Option<BorrowedFd<'_>>]) -> Result<(), Fault> {
     let mut keep: Vec<_> = keep.iter().flatten().map(AsRawFd::as_raw_fd).collect();
     sys::close_all_but(&mut keep).map_err(refused("descriptors"))
 }

@@ -1,8 +1,8 @@
 //! The line between the agent and a process it is making.
 //!
 //! A pair of `SOCK_SEQPACKET` sockets. A child in a user namespace of its own waits until it was said
-//! there who is who. The child says that it is ready (with its
-//! terminal, if it has one) or why it cannot be; before that, what its root is made of, if that has layers. It then waits for a word to go on, and calls
+//! there who is who. The child says that it is ready (with its terminal, if it has one) or why it cannot
+//! be; before that, what its root is made of, if that has layers. It then waits for a word to go on, and calls
 //! `execve`, which closes its end: end of file is the news that the program runs. If `execve` fails
 //! it says why instead.
 
@@ -81,7 +81,7 @@ impl AgentEnd {
             _ => vec![],
         });
         let json = bytes.get(frame::PREFIX_BYTES..length).unwrap_or_default();
-        Some(match frame::decode::<Result<bool, Fault>>(json) {
+        Some(match frame::decode::<Word>(json) {
             Ok(Ok(READY)) => News::Ready { terminal: descriptors.next() },
             Ok(Ok(_)) => match (descriptors.next(), descriptors.next()) {
                 (Some(upper), Some(lower)) => News::Layers(Layers { upper, lower }),

@@ -165,15 +165,12 @@ impl Agent {
                 newborn
             }
             Plan::Exec(_) => {
-                let first = self.first_of(id)?;
-                let name = id.container.as_str();
-                let host = Host { name, pid: first.pid, pidfd: first.pidfd() };
+                let host = Host::of(id, self.first_of(id)?);
                 self.guest.bear_exec(&host, plan, &laid.ends)?
             }
             Plan::Carry { work, .. } => {
                 let first = self.first_of(id)?;
-                let name = id.container.as_str();
-                let host = Host { name, pid: first.pid, pidfd: first.pidfd() };
+                let host = Host::of(id, first);
                 self.guest.bear_carrier(&host, first.layers.as_ref(), work, &laid.ends)?
             }
         };

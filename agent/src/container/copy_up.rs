@@ -18,6 +18,8 @@ use crate::words::words;
 /// How deep directories of an image may be in one another. Each costs a descriptor or two.
 const MOST_DEEP: usize = 128;
 
+const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
+
 /// A file that could not be copied.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CopyError {
@@ -30,10 +32,14 @@ pub(crate) enum CopyError {
 /// Copies what is at `from` into `to`, if it is a directory: its files with their modes, owners and
 /// times. Links are copied as links and never followed.
 pub(crate) fn copy(root: &Within<'_>, from: &Path, to: &OwnedFd) -> Result<(), CopyError> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    match root.open(from, flags) {
-        Ok(directory) => contents(&directory, to, 0),
-        Err(Errno::NOENT | Errno::NOTDIR) => Ok(()),
+    source(root, from)?.map_or(Ok(()), |directory| contents(&directory, to, 0))
+}
+
+/// What is at `from`, if it is a directory.
+fn source(root: &Within<'_>, from: &Path) -> Result<Option<OwnedFd>, CopyError> {
+    match root.open(from, DIRECTORY) {
+        Ok(directory) => Ok(Some(directory)),
+        Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
         Err(errno) => Err(CopyError::Refused { file: from.display().to_string(), errno }),
     }
 }
@@ -41,14 +47,9 @@ pub(crate) fn copy(root: &Within<'_>, from: &Path, to: &OwnedFd) -> Result<(), C
 /// Copies what is at `from`, if it is a directory, into the mount `to` as [`copy`] does, and makes that look
 /// like it; but only if nothing is there yet.
 pub(crate) fn fill(root: &Within<'_>, from: &Path, to: &OwnedFd) -> Result<(), CopyError> {
-    let file = || from.display().to_string();
-    let refused = |errno| CopyError::Refused { file: file(), errno };
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let source = match root.open(from, flags) {
-        Err(Errno::NOENT | Errno::NOTDIR) => return Ok(()),
-        source => source.map_err(refused)?,
-    };
-    let place = openat(to, ".", flags, Mode::empty()).map_err(refused)?;
+    let refused = |errno| CopyError::Refused { file: from.display().to_string(), errno };
+    let Some(source) = source(root, from)? else { return Ok(()) };
+    let place = openat(to, ".", DIRECTORY, Mode::empty()).map_err(refused)?;
     for entry in Dir::read_from(&place).map_err(refused)? {
         if !matches!(entry.map_err(refused)?.file_name().to_bytes(), b"." | b"..") {
             return Ok(());
@@ -73,10 +74,8 @@ fn contents(from: &OwnedFd, to: &OwnedFd, depth: usize) -> Result<(), CopyError>
             if depth == MOST_DEEP {
                 return Err(CopyError::TooDeep { file: file() });
             }
-            let open = |above: &OwnedFd| {
-                let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-                openat(above, name, flags, Mode::empty())
-            };
+            let open =
+                |above: &OwnedFd| openat(above, name, DIRECTORY | OFlags::NOFOLLOW, Mode::empty());
             mkdirat(to, name, Mode::RWXU).map_err(refused)?;
             let below = open(to).map_err(refused)?;
             contents(&open(from).map_err(refused)?, &below, depth + 1)?;
