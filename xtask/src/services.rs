@@ -25,10 +25,7 @@ const SUITE: &str = "trixie";
 struct Service {
     name: &'static str,
     packages: &'static [&'static str],
-    /// Shell, before the packages are there and behind them, with the root in `$1`.
-    before: &'static str,
-    user: &'static str,
-    env: &'static str,
+    user: Option<&'static str>,
     command: &'static [&'static str],
 }
 
@@ -36,45 +33,22 @@ const SERVICES: &[Service] = &[
     Service {
         name: "redis",
         packages: &["redis-server", "redis-tools"],
-        before: "",
-        user: "redis",
-        env: "",
+        user: Some("redis"),
         command: &["redis-server", "--save", "", "--dir", "/var/lib/redis"],
     },
     Service {
         name: "nginx",
         packages: &["nginx-light", "curl"],
-        before: "",
-        user: "",
-        env: "",
+        user: None,
         command: &["nginx", "-g", "daemon off;"],
-    },
-    Service {
-        name: "postgres",
-        packages: &["postgresql"],
-        // The package would make a database of its own.
-        before: "mkdir -p \"$1/etc/postgresql-common\" && \
-                 echo 'create_main_cluster = false' > \"$1/etc/postgresql-common/createcluster.conf\"",
-        user: "postgres",
-        env: "PATH=/usr/lib/postgresql/17/bin:/usr/local/bin:/usr/bin:/bin",
-        command: &["postgres", "-D", "/var/lib/postgresql/data"],
     },
     Service {
         name: "python",
         packages: &["python3", "libpython3.13-testsuite"],
-        before: "",
-        user: "",
-        env: "",
+        user: None,
         command: &["python3"],
     },
-    Service {
-        name: "node",
-        packages: &["nodejs"],
-        before: "",
-        user: "",
-        env: "",
-        command: &["node"],
-    },
+    Service { name: "node", packages: &["nodejs"], user: None, command: &["node"] },
 ];
 
 /// A store with all of them in it, which the `microvm` among `outputs` has pulled.
@@ -136,10 +110,6 @@ fn build(entry: &Path) -> Result<()> {
         mmdebstrap
             .args(left_out.map(|it| format!("--dpkgopt=path-exclude=/usr/share/{it}/*")))
             .arg(format!("--include={}", service.packages.join(",")))
-            .args(
-                (!service.before.is_empty())
-                    .then(|| format!("--essential-hook={}", service.before)),
-            )
             .arg(SUITE)
             .arg(&tar);
         let name = service.name;
@@ -153,11 +123,8 @@ fn build(entry: &Path) -> Result<()> {
         for word in service.command {
             config.args(["--config.cmd", word]);
         }
-        if !service.user.is_empty() {
-            config.args(["--config.user", service.user]);
-        }
-        if !service.env.is_empty() {
-            config.args(["--config.env", service.env]);
+        if let Some(user) = service.user {
+            config.args(["--config.user", user]);
         }
         step::quiet(&what, &mut config)?;
         fs::remove_file(&tar).with_context(|| tar.display().to_string())?;
