@@ -189,8 +189,7 @@ impl Socket {
     /// Waits until an interface works, `time` at most. The socket has to be one that hears of links.
     pub fn wait_for_link(&mut self, index: u32, time: Duration) -> Result<(), Errno> {
         let deadline = Instant::now() + time;
-        let links = self.links()?;
-        let mut news = links;
+        let mut news = self.links()?;
         loop {
             if news.iter().any(|link| link.index == index && link.is_running()) {
                 return Ok(());

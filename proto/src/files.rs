@@ -88,12 +88,8 @@ pub struct Entry {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub xattrs: Vec<(Bytes, Bytes)>,
     /// Of a change: the image has something of this name.
-    #[serde(default, skip_serializing_if = "is_false")]
+    #[serde(default, skip_serializing_if = "crate::is_false")]
     pub covers: bool,
-}
-
-fn is_false(said: &bool) -> bool {
-    !said
 }
 
 /// What something in a tree is.
@@ -108,7 +104,7 @@ pub enum Kind {
     /// A directory.
     Directory {
         /// Of a change: nothing is left in it of what the image has there.
-        #[serde(default, skip_serializing_if = "is_false")]
+        #[serde(default, skip_serializing_if = "crate::is_false")]
         opaque: bool,
     },
     /// A symbolic link.

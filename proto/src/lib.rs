@@ -28,3 +28,8 @@ pub const SESSION_PORT: u32 = 1025;
 
 /// The guest's vsock port for standard input and output.
 pub const STDIO_PORT: u32 = 1026;
+
+/// What is so for most is not said.
+fn is_false(said: &bool) -> bool {
+    !said
+}

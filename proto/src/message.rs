@@ -92,7 +92,7 @@ pub enum Request {
         /// For whom.
         process: ProcessId,
         /// Only for the end: what it wrote may still be on its way, or stand there untaken.
-        #[serde(default, skip_serializing_if = "is_false")]
+        #[serde(default, skip_serializing_if = "crate::is_false")]
         early: bool,
     },
     /// Lists the processes of a container. Answered by [`Reply::Processes`].
@@ -164,10 +164,6 @@ pub struct Adoption {
 
 /// As much as the key of Linux's generator takes.
 pub const SEED_BYTES: usize = 32;
-
-fn is_false(said: &bool) -> bool {
-    !said
-}
 
 /// The guest's answer to the call of the same number.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -236,12 +236,8 @@ pub struct Mount {
     #[serde(default)]
     pub options: Vec<String>,
     /// Of a share that is an empty directory: what the root has at the destination is copied into it first.
-    #[serde(default, skip_serializing_if = "is_false")]
+    #[serde(default, skip_serializing_if = "crate::is_false")]
     pub copies_up: bool,
-}
-
-fn is_false(said: &bool) -> bool {
-    !said
 }
 
 /// OCI `process`.

@@ -224,8 +224,8 @@ pub fn build(parts: Parts, event_loop: &mut EventLoop, ends: &Ends) -> Result<Ma
     slots.plug(&mut states, rng::QUEUE_SIZES, Kicked::Directly, |states, kicks| {
         Ok(Box::new(Rng::new(states.take()?, kicks, event_loop)?))
     })?;
-    // Behind those that every machine has, so that they are where they are without it. An empty slot costs a boot what the driver
-    // does to set its queues up.
+    // Behind those that every machine has, so that they are where they are without it. An empty slot costs a
+    // boot what the driver does to set its queues up.
     if let Some(server) = parts.fs {
         slots.plug(&mut states, fs::QUEUE_SIZES, Kicked::Directly, |states, kicks| {
             Ok(Box::new(Fs::new(states.take()?, server, kicks, event_loop)?))

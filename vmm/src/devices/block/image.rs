@@ -26,16 +26,6 @@ impl Image {
         Self { file: Some(Arc::new(file)), sectors, read_only }
     }
 
-    /// How long it is.
-    pub(super) fn length_in_sectors(&self) -> u64 {
-        self.sectors
-    }
-
-    /// It is never written to.
-    pub(super) fn is_read_only(&self) -> bool {
-        self.read_only
-    }
-
     fn file(&self) -> io::Result<&File> {
         self.file.as_deref().ok_or_else(|| io::ErrorKind::NotFound.into())
     }

@@ -25,7 +25,7 @@ use virtio_bindings::virtio_blk::{
 };
 use virtio_queue::Queue;
 
-use self::core::{Core, MAX_RANGE_SECTORS, MAX_RANGES, SECTOR};
+use self::core::{Core, MAX_RANGE_SECTORS, MAX_RANGES, SECTOR, Storage};
 use self::image::Image;
 use self::lane::{Gate, Lane};
 use crate::event_loop::EventLoop;
@@ -184,7 +184,7 @@ impl Device for Block {
     }
 
     fn features(&self) -> u64 {
-        let read_only = if self.image.is_read_only() { 1 << VIRTIO_BLK_F_RO } else { 0 };
+        let read_only = if self.image.read_only() { 1 << VIRTIO_BLK_F_RO } else { 0 };
         let queues = if self.lanes.len() > 1 { 1 << VIRTIO_BLK_F_MQ } else { 0 };
         FEATURE_VERSION_1
             | FEATURE_EVENT_IDX
@@ -203,7 +203,7 @@ impl Device for Block {
 
     /// `struct virtio_blk_config` up to `write_zeroes_may_unmap` (5.2.4).
     fn config(&self) -> Vec<u8> {
-        let mut config = Vec::from(self.image.length_in_sectors().to_le_bytes());
+        let mut config = Vec::from(self.image.sectors().to_le_bytes());
         config.extend([0; 4]); // no limit to a part's size
         config.extend(SEGMENTS.to_le_bytes());
         config.extend([0; 18]); // geometry, block size and topology are not offered; write-through is not either
@@ -223,7 +223,7 @@ impl Device for Block {
     fn write_config(&mut self, _: u64, _: &[u8]) {}
 
     fn activate(&mut self, live: Live) {
-        let sectors = self.image.length_in_sectors();
+        let sectors = self.image.sectors();
         if self.state.known_sectors.is_some_and(|known| known != sectors) {
             live.irq.config();
         }
