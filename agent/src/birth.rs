@@ -5,7 +5,7 @@ use std::path::Path;
 
 use proto::files::Work;
 use proto::message::{Fault, FaultKind, ProcessId};
-use proto::spec::{Container, Hook, Namespace, Process, Stdio};
+use proto::spec::{Container, Hook, Namespace, Preserved, Process, Stdio};
 use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::Pid;
@@ -13,7 +13,7 @@ use rustix::thread::{
     LinkNameSpaceType, ThreadNameSpaceType, move_into_link_name_space, move_into_thread_name_spaces,
 };
 
-use crate::childhood::Join;
+use crate::childhood::{Join, STANDARD};
 use crate::container::cgroup::Cgroups;
 use crate::container::{self, Stage, namespaces};
 use crate::control::{self, AgentEnd, Layers};
@@ -119,7 +119,7 @@ impl Guest {
         name: &str,
         spec: &Container,
         plan: &Plan,
-        ends: &[OwnedFd; 3],
+        ends: &[OwnedFd],
     ) -> Result<Newborn, Fault> {
         namespaces::judge(spec)?;
         let devices = match spec.device_program.as_slice() {
@@ -166,7 +166,7 @@ impl Guest {
         &self,
         host: &Host<'_>,
         plan: &Plan,
-        ends: &[OwnedFd; 3],
+        ends: &[OwnedFd],
     ) -> Result<Newborn, Fault> {
         let asked = plan.process().cgroup.as_deref();
         let cgroup = self.cgroups.below(host.name, asked.unwrap_or(Path::new("/")));
@@ -204,7 +204,7 @@ impl Guest {
         host: &Host<'_>,
         layers: Option<&Layers>,
         work: &Work,
-        ends: &[OwnedFd; 3],
+        ends: &[OwnedFd],
     ) -> Result<Newborn, Fault> {
         let users = self.has_users(host.pid).map_err(refused("user namespace"))?;
         let join = Join { pidfd: host.pidfd, users };
@@ -242,7 +242,7 @@ impl Guest {
     fn bear(
         &self,
         plan: &Plan,
-        ends: &[OwnedFd; 3],
+        ends: &[OwnedFd],
         join: Option<Join<'_>>,
         fork: impl FnOnce() -> Result<Forked, Fault>,
     ) -> Result<Newborn, Fault> {
@@ -250,6 +250,11 @@ impl Guest {
         match fork()? {
             Forked::Parent { pid, pidfd } => Ok(Newborn { pid, pidfd, control, devices: None }),
             Forked::Child => {
+                // Where the process has descriptors, the line to the agent stays open up to `execve`.
+                let childs = match ends.len() {
+                    ..=STANDARD => childs,
+                    count => childs.above(count).unwrap_or_else(|_| sys::exit_now(1)),
+                };
                 let fault = self.live(plan, ends, join, &childs);
                 childs.fault(fault);
                 sys::exit_now(1)
@@ -270,10 +275,15 @@ fn no_cgroup(asked: Option<&Path>, errno: Errno) -> Fault {
 }
 
 /// Gives the ends that a process will have to the root it will know.
-fn give_pipes(pid: Pid, plan: &Plan, ends: &[OwnedFd; 3]) -> Result<(), Fault> {
-    let Stdio::Pipes { stdin, stdout, stderr } = plan.process().stdio else { return Ok(()) };
-    let pipes = ends.iter().zip([stdin, stdout, stderr]).filter(|(_, is_pipe)| *is_pipe);
-    let pipes: Vec<_> = pipes.map(|(end, _)| end).collect();
+fn give_pipes(pid: Pid, plan: &Plan, ends: &[OwnedFd]) -> Result<(), Fault> {
+    let process = plan.process();
+    let standard = match process.stdio {
+        Stdio::Pipes { stdin, stdout, stderr } => [stdin, stdout, stderr],
+        Stdio::Terminal { .. } => [false; STANDARD],
+    };
+    let preserved = process.preserved.iter().map(|kind| *kind != Preserved::Null);
+    let pipes = ends.iter().zip(standard.into_iter().chain(preserved));
+    let pipes: Vec<_> = pipes.filter(|(_, is_pipe)| *is_pipe).map(|(end, _)| end).collect();
     namespaces::give(pid, &pipes)
         .map_err(|error| fault(FaultKind::System, format!("owner of stdio: {error}")))
 }

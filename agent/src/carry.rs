@@ -55,7 +55,7 @@ impl Guest {
         work: &Work,
         join: Join<'_>,
         layers: Option<&Layers>,
-        ends: &[OwnedFd; 3],
+        ends: &[OwnedFd],
         control: ChildEnd,
     ) -> ! {
         match self.settle_in(join, layers, ends, &control) {
@@ -74,14 +74,14 @@ impl Guest {
         &self,
         Join { pidfd, users }: Join<'_>,
         layers: Option<&Layers>,
-        ends: &[OwnedFd; 3],
+        ends: &[OwnedFd],
         control: &ChildEnd,
     ) -> Result<(), Fault> {
         let [upper, lower] = match layers {
             Some(Layers { upper, lower }) => [Some(upper.as_fd()), Some(lower.as_fd())],
             None => [None, None],
         };
-        shed(ends, &[Some(control.as_fd()), Some(pidfd), upper, lower])?;
+        shed(ends, &[], &[Some(control.as_fd()), Some(pidfd), upper, lower])?;
         let mut kinds = ThreadNameSpaceType::MOUNT;
         kinds.set(ThreadNameSpaceType::USER, users);
         move_into_thread_name_spaces(pidfd, kinds).map_err(refused("namespaces"))?;

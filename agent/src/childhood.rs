@@ -18,6 +18,9 @@ use crate::process::terminal::Terminal;
 use crate::process::{self, Departure};
 use crate::sys;
 
+/// As many descriptors has a process of which nobody said anything.
+pub(crate) const STANDARD: usize = 3;
+
 /// The container that an exec goes to.
 #[derive(Clone, Copy)]
 pub(crate) struct Join<'a> {
@@ -32,7 +35,7 @@ impl Guest {
     pub(crate) fn live(
         &self,
         plan: &Plan,
-        ends: &[OwnedFd; 3],
+        ends: &[OwnedFd],
         join: Option<Join<'_>>,
         control: &ChildEnd,
     ) -> Fault {
@@ -51,12 +54,14 @@ impl Guest {
     fn prepare<'a>(
         &self,
         plan: &'a Plan,
-        ends: &[OwnedFd; 3],
+        ends: &'a [OwnedFd],
         join: Option<Join<'_>>,
         control: &ChildEnd,
     ) -> Result<(Departure<'a>, Option<Terminal>), Fault> {
         let proc = self.proc.as_fd();
-        shed(ends, &[Some(control.as_fd()), Some(proc), join.map(|join| join.pidfd)])?;
+        let (standard, preserved) = ends.split_at(STANDARD);
+        let keep = [Some(control.as_fd()), Some(proc), join.map(|join| join.pidfd)];
+        shed(standard, preserved, &keep)?;
         if let Some(score) = plan.process().oom_score_adj {
             adjust_oom_score(proc, score).map_err(refused("process.oomScoreAdj"))?;
         }
@@ -76,8 +81,8 @@ impl Guest {
             Some(terminal) => [Some(terminal.master.as_fd()), Some(terminal.slave.as_fd())],
             None => [None, None],
         };
-        close_all_but(&[Some(control.as_fd()), master, slave])?;
-        let departure = process::assume(plan.process(), terminal.as_ref())?;
+        close_all_but(preserved, &[Some(control.as_fd()), master, slave])?;
+        let departure = process::assume(plan.process(), terminal.as_ref(), preserved)?;
         if plan.hooks().is_empty() {
             // With hooks it may be one of them that brings it.
             departure.look()?;
@@ -113,21 +118,26 @@ fn enter(join: Option<Join<'_>>, spec: &Process) -> Result<Option<Terminal>, Fau
     }
 }
 
-/// Lets go of all that is the agent's, but of `ends`, which become the standard streams, and of what is to be
-/// kept.
-pub(crate) fn shed(ends: &[OwnedFd; 3], keep: &[Option<BorrowedFd<'_>>]) -> Result<(), Fault> {
+/// Lets go of all that is the agent's, but of `standard`, which become the standard streams, of those that get
+/// their numbers last, and of what is to be kept.
+pub(crate) fn shed(
+    standard: &[OwnedFd],
+    preserved: &[OwnedFd],
+    keep: &[Option<BorrowedFd<'_>>],
+) -> Result<(), Fault> {
     // A process of the container that it joins could look into this one: not while it holds a copy of the
     // agent. `execve` lifts this.
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
         .map_err(refused("dumpable"))?;
-    for (number, end) in (0..).zip(ends) {
+    for (number, end) in (0..).zip(standard) {
         sys::place_descriptor(end.as_fd(), number).map_err(refused("stdio"))?;
     }
-    close_all_but(keep)
+    close_all_but(preserved, keep)
 }
 
-fn close_all_but(keep: &[Option<BorrowedFd<'_>>]) -> Result<(), Fault> {
-    let mut keep: Vec<_> = keep.iter().flatten().map(AsRawFd::as_raw_fd).collect();
+fn close_all_but(preserved: &[OwnedFd], keep: &[Option<BorrowedFd<'_>>]) -> Result<(), Fault> {
+    let keep = keep.iter().flatten().map(AsRawFd::as_raw_fd);
+    let mut keep: Vec<_> = keep.chain(preserved.iter().map(AsRawFd::as_raw_fd)).collect();
     sys::close_all_but(&mut keep).map_err(refused("descriptors"))
 }
 

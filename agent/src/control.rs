@@ -109,6 +109,12 @@ impl AsFd for AgentEnd {
 pub(crate) struct ChildEnd(OwnedFd);
 
 impl ChildEnd {
+    /// The same under a number that is not below `first`.
+    pub(crate) fn above(self, first: usize) -> Result<Self, Errno> {
+        let first = i32::try_from(first).map_err(|_| Errno::MFILE)?;
+        rustix::io::fcntl_dupfd_cloexec(&self.0, first).map(Self)
+    }
+
     /// Says that the process is ready, and waits to be let go. Returns whether it was: the agent
     /// may end first.
     pub(crate) fn ready(&self, terminal: Option<BorrowedFd<'_>>) -> bool {

@@ -138,7 +138,7 @@ impl Agent {
     /// Makes a process if it is asked for and all its streams are there.
     pub(crate) fn try_bear(&mut self, id: &ProcessId) {
         let Some(Planned { plan, .. }) = self.pending.get(id) else { return };
-        let mut wanted = stdio::streams(plan.process().stdio).into_iter();
+        let mut wanted = stdio::streams(plan.process()).into_iter();
         if !wanted.all(|stream| self.lines.contains_key(&(id.clone(), stream))) {
             return;
         }
@@ -154,8 +154,7 @@ impl Agent {
     fn bear(&mut self, id: &ProcessId, planned: &mut Planned) -> Result<(), Fault> {
         let Planned { plan, asker, start, waiting } = planned;
         let plan: &Plan = plan;
-        let stdio = plan.process().stdio;
-        let laid = stdio::lay(id, stdio, &mut self.lines).map_err(refused("stdio"))?;
+        let laid = stdio::lay(id, plan.process(), &mut self.lines).map_err(refused("stdio"))?;
         let newborn = match plan {
             Plan::Container(spec) => {
                 let born = self.guest.bear_container(&id.container, spec, plan, &laid.ends);

@@ -53,10 +53,10 @@ impl Relay {
         Self { connection, local: pipe, inward: None, outward }
     }
 
-    /// A terminal: both ways between its master and the connection.
-    pub(crate) fn terminal(connection: OwnedFd, master: OwnedFd, first: Vec<u8>) -> Self {
+    /// Both ways between the connection and a terminal's master, or a socket.
+    pub(crate) fn both_ways(connection: OwnedFd, local: OwnedFd, first: Vec<u8>) -> Self {
         let outward = Some(Flow::new(Vec::new()));
-        Self { connection, local: master, inward: Some(Flow::new(first)), outward }
+        Self { connection, local, inward: Some(Flow::new(first)), outward }
     }
 
     /// Both descriptors, to be watched.
@@ -97,8 +97,12 @@ impl Relay {
             match flow.carry(self.connection.as_fd(), self.local.as_fd()) {
                 Carried::UntilBlocked => {}
                 Carried::TurnOver => again = true,
-                // A pipe ends with its writer, so dropping it says it all; a terminal stays.
-                Carried::SourceEnded | Carried::SinkGone => self.inward = None,
+                Carried::SourceEnded | Carried::SinkGone => {
+                    // A pipe ends with its writer, so dropping it says it all; a terminal stays, and a
+                    // socket is told.
+                    let _ = rustix::net::shutdown(&self.local, Shutdown::Write);
+                    self.inward = None;
+                }
             }
         }
         let outlet = self

@@ -5,11 +5,11 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use proto::frame::{Decoder, FrameError};
 use proto::message::ProcessId;
-use proto::spec::Stdio;
+use proto::spec::{Preserved, Process, Stdio};
 use proto::stream::{Attach, Stream};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use rustix::net::{SendFlags, send};
+use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, send, socketpair};
 use rustix::pipe::{PipeFlags, pipe_with};
 
 use crate::relay::Relay;
@@ -97,22 +97,25 @@ impl Line {
 pub(crate) type Lines = BTreeMap<(ProcessId, Stream), Line>;
 
 /// The streams a process has to have before it is made.
-pub(crate) fn streams(stdio: Stdio) -> Vec<Stream> {
-    match stdio {
+pub(crate) fn streams(process: &Process) -> Vec<Stream> {
+    let mut streams = match process.stdio {
         Stdio::Terminal { .. } => vec![Stream::Terminal],
         Stdio::Pipes { stdin, stdout, stderr } => {
             let wanted =
                 [(stdin, Stream::Stdin), (stdout, Stream::Stdout), (stderr, Stream::Stderr)];
             wanted.into_iter().filter_map(|(is, stream)| is.then_some(stream)).collect()
         }
-    }
+    };
+    let preserved = (0..).zip(&process.preserved).filter(|(_, kind)| **kind != Preserved::Null);
+    streams.extend(preserved.map(|(number, _)| Stream::Preserved(number)));
+    streams
 }
 
-/// Descriptors 0, 1 and 2 of a process about to be made, and what is at their other ends.
+/// Descriptors 0, 1, 2 and on of a process about to be made, and what is at their other ends.
 pub(crate) struct Laid {
     /// For the process. `/dev/null` where it has no stream, or has a terminal that it will open
     /// itself.
-    pub(crate) ends: [OwnedFd; 3],
+    pub(crate) ends: Vec<OwnedFd>,
     /// For the agent.
     pub(crate) relays: Vec<Relay>,
     /// The connection that waits for the terminal's master.
@@ -120,29 +123,40 @@ pub(crate) struct Laid {
 }
 
 /// Makes the pipes of process `id` and joins them to its lines, which must all be there.
-pub(crate) fn lay(id: &ProcessId, stdio: Stdio, lines: &mut Lines) -> Result<Laid, Errno> {
+pub(crate) fn lay(id: &ProcessId, process: &Process, lines: &mut Lines) -> Result<Laid, Errno> {
     let mut take = |stream| lines.remove(&(id.clone(), stream));
     let mut relays = Vec::new();
-    let input = match take(Stream::Stdin) {
-        None => null()?,
-        Some(line) => {
+    let mut end = |kind, line: Option<Line>| match (kind, line) {
+        (Preserved::Null, _) | (_, None) => null(),
+        (Preserved::Input, Some(line)) => {
             let (reader, writer) = pipe_with(PipeFlags::CLOEXEC)?;
             rustix::io::ioctl_fionbio(&writer, true)?;
             relays.push(Relay::input(line.socket, writer, line.first));
-            reader
+            Ok(reader)
         }
-    };
-    let mut output = |line: Option<Line>| match line {
-        None => null(),
-        Some(line) => {
+        (Preserved::Output, Some(line)) => {
             let (reader, writer) = pipe_with(PipeFlags::CLOEXEC)?;
             rustix::io::ioctl_fionbio(&reader, true)?;
             relays.push(Relay::output(line.socket, reader));
             Ok(writer)
         }
+        (Preserved::Socket, Some(line)) => {
+            let (ours, theirs) =
+                socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+            rustix::io::ioctl_fionbio(&ours, true)?;
+            relays.push(Relay::both_ways(line.socket, ours, line.first));
+            Ok(theirs)
+        }
     };
-    let ends = [input, output(take(Stream::Stdout))?, output(take(Stream::Stderr))?];
-    let terminal = match stdio {
+    let mut ends = vec![
+        end(Preserved::Input, take(Stream::Stdin))?,
+        end(Preserved::Output, take(Stream::Stdout))?,
+        end(Preserved::Output, take(Stream::Stderr))?,
+    ];
+    for (number, kind) in (0..).zip(&process.preserved) {
+        ends.push(end(*kind, take(Stream::Preserved(number)))?);
+    }
+    let terminal = match process.stdio {
         Stdio::Terminal { .. } => take(Stream::Terminal),
         Stdio::Pipes { .. } => None,
     };
@@ -159,7 +173,7 @@ impl Line {
     /// Joins the line to a terminal.
     pub(crate) fn join_terminal(self, master: OwnedFd) -> Result<Relay, Errno> {
         rustix::io::ioctl_fionbio(&master, true)?;
-        Ok(Relay::terminal(self.socket, master, self.first))
+        Ok(Relay::both_ways(self.socket, master, self.first))
     }
 }
 

@@ -113,8 +113,19 @@ pub(crate) fn exit_now(code: c_int) -> ! {
 
 /// Makes `source` also known as `number`, kept across `execve`.
 pub(crate) fn place_descriptor(source: BorrowedFd<'_>, number: RawFd) -> Result<(), Errno> {
-    // SAFETY: takes plain numbers. Callers name 0 to 2 only, which no `OwnedFd` of theirs is.
+    // SAFETY: takes plain numbers. Callers name 0 to 2, which no `OwnedFd` of theirs is, and others only in a
+    // child that uses no `OwnedFd` any more.
     checked(unsafe { libc::dup2(source.as_raw_fd(), number) }).map(drop)
+}
+
+/// Makes `sources` known as 3, 4 and so on, kept across `execve`. For a forked child: whatever had these
+/// numbers is gone, so none may be in use.
+pub(crate) fn place_behind_standard(sources: &[OwnedFd]) -> Result<(), Errno> {
+    let free = c_int::try_from(3 + sources.len()).map_err(|_| Errno::MFILE)?;
+    // One may stand at the place of another.
+    let moved: Result<Vec<_>, _> =
+        sources.iter().map(|source| rustix::io::fcntl_dupfd_cloexec(source, free)).collect();
+    (3..).zip(&moved?).try_for_each(|(number, source)| place_descriptor(source.as_fd(), number))
 }
 
 /// Closes every descriptor above 2 but those in `keep`. For a forked child: its copies of the

@@ -10,7 +10,7 @@ use guest::{
     NO_STREAMS, Running, container, containers_work_here, create, first, start, text, wait,
 };
 use proto::message::{ExitStatus, Reply, Request};
-use proto::spec::{Stdio, TerminalSize, Who};
+use proto::spec::{Preserved, Stdio, TerminalSize, Who};
 use proto::stream::Stream;
 
 #[test]
@@ -46,6 +46,40 @@ fn sixty_four_mib_go_through_cat_and_back_unchanged() {
     input.write_all(&sent).unwrap();
     input.shutdown(Shutdown::Write).unwrap();
     assert!(reader.join().unwrap() == sent);
+    assert_eq!(agent.host.wait(&first("c")), ExitStatus::Code(0));
+}
+
+#[test]
+fn descriptors_behind_the_standard_ones_are_pipes_sockets_and_null_in_their_places() {
+    if !containers_work_here("preserved descriptors") {
+        return;
+    }
+    let mut agent = Running::start();
+    // What is read from 3 goes to 4, what the socket says comes back; nothing else is open.
+    let script = "ls /proc/self/fd | wc -w; cat <&3 >&4; read word <&5; echo got $word >&5; \
+        exec 5>&-; cat <&6; readlink /proc/$$/fd/6";
+    let mut spec = container(&agent.root("c"), &["sh", "-c", script]);
+    spec.process.stdio = Stdio::Pipes { stdin: false, stdout: true, stderr: false };
+    use Preserved::{Input, Null, Output, Socket};
+    spec.process.preserved = vec![Input, Output, Socket, Null];
+    spec.process.user.who = Who::Ids { uid: 1000, gid: 1000 };
+    let mut out = agent.attach(&first("c"), Stream::Stdout);
+    let [mut three, mut four, mut five] =
+        [0, 1, 2].map(|number| agent.attach(&first("c"), Stream::Preserved(number)));
+    agent.host.call(create("c", spec)).unwrap();
+    agent.host.call(start("c")).unwrap();
+    three.write_all(b"through").unwrap();
+    three.shutdown(Shutdown::Write).unwrap();
+    let mut through = String::new();
+    five.write_all(b"a word\n").unwrap();
+    let mut answer = String::new();
+    five.read_to_string(&mut answer).unwrap();
+    four.read_to_string(&mut through).unwrap();
+    assert_eq!((through.as_str(), answer.as_str()), ("through", "got a word\n"));
+    let mut said = String::new();
+    out.read_to_string(&mut said).unwrap();
+    // Seven, and the one that `ls` has opened.
+    assert_eq!(said, "8\n/dev/null\n");
     assert_eq!(agent.host.wait(&first("c")), ExitStatus::Code(0));
 }
 

@@ -280,6 +280,9 @@ pub struct Process {
     /// `linux.personality` as personality(2) takes it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub personality: Option<u32>,
+    /// What its descriptors 3, 4 and so on are.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub preserved: Vec<Preserved>,
     /// For an exec: the cgroup it begins in, which is there, as a path from the container's own. Absent
     /// is the container's, or its first process's if that one takes no processes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -334,6 +337,20 @@ pub enum Stdio {
         /// Its size to begin with.
         size: TerminalSize,
     },
+}
+
+/// A descriptor beside the standard ones: the guest's double of one that the host's caller has handed on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Preserved {
+    /// The reading end of a pipe.
+    Input,
+    /// The writing end of a pipe.
+    Output,
+    /// A stream socket.
+    Socket,
+    /// `/dev/null`.
+    Null,
 }
 
 impl Default for Stdio {

@@ -32,4 +32,6 @@ pub enum Stream {
     Stderr,
     /// Both ways, to and from the terminal that is descriptors 0, 1 and 2.
     Terminal,
+    /// Descriptor 3 and so many more, in the directions that [`crate::spec::Preserved`] has.
+    Preserved(u32),
 }

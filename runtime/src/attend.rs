@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use proto::message::{ExitStatus, ProcessId};
 use proto::network::Network;
-use proto::spec::{Container, Process, Stdio};
+use proto::spec::{Container, Preserved, Process, Stdio};
 use proto::stream::Stream;
 
 use self::course::Course;
@@ -138,21 +138,24 @@ impl Attendance<'_> {
         C: FnOnce(&[Stream]) -> Result<Vec<(Stream, UnixStream)>, DialError>,
         S: FnOnce(),
     {
-        let stdio = match &wish {
-            Wish::Container(container) => container.process.stdio,
-            Wish::Exec(process) => process.stdio,
+        let process = match &wish {
+            Wish::Container(container) => &container.process,
+            Wish::Exec(process) => process,
         };
-        Course::new(self, stdio, connect, started).run(wish)
+        Course::new(self, process, connect, started).run(wish)
     }
 }
 
 /// The streams a process has, in the order they are connected.
-fn streams_of(stdio: Stdio) -> &'static [Stream] {
-    match stdio {
+fn streams_of(process: &Process) -> Vec<Stream> {
+    let standard: &[Stream] = match process.stdio {
         Stdio::Terminal { .. } => &[Stream::Terminal],
         Stdio::Pipes { stdin: true, .. } => &[Stream::Stdin, Stream::Stdout, Stream::Stderr],
         Stdio::Pipes { stdin: false, .. } => &[Stream::Stdout, Stream::Stderr],
-    }
+    };
+    let preserved = (0..).zip(&process.preserved).filter(|(_, kind)| **kind != Preserved::Null);
+    let preserved = preserved.map(|(number, _)| Stream::Preserved(number));
+    standard.iter().copied().chain(preserved).collect()
 }
 
 #[cfg(test)]

@@ -6,15 +6,19 @@ use std::os::fd::{AsFd, BorrowedFd, RawFd};
 
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 
-/// Closes every descriptor behind the standard ones but `kept`. For a process that has just begun:
-/// nothing in it owns one of them, and whoever started it may wait for the end of files it would
-/// otherwise keep open.
-pub(crate) fn close_inherited(kept: Option<RawFd>) -> io::Result<()> {
+/// As many descriptors has every process.
+pub(crate) const STANDARD: u32 = 3;
+
+/// Closes every descriptor behind the standard ones but the first `preserved` and `kept`, which is behind
+/// those. For a process that has just begun: nothing in it owns one of them, and whoever started it may wait
+/// for the end of files it would otherwise keep open.
+pub(crate) fn close_inherited(preserved: u32, kept: Option<RawFd>) -> io::Result<()> {
+    let first = STANDARD + preserved;
     let Some(kept) = kept.and_then(|fd| u32::try_from(fd).ok()) else {
-        return close_range(3, u32::MAX);
+        return close_range(first, u32::MAX);
     };
-    if kept > 3 {
-        close_range(3, kept - 1)?;
+    if kept > first {
+        close_range(first, kept - 1)?;
     }
     close_range(kept + 1, u32::MAX)
 }

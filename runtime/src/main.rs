@@ -52,7 +52,7 @@ fn main() -> ExitCode {
         Some(vm::VERB) => return vm::be_the_vm(env::args_os().nth(2).as_deref()),
         Some(shares::VERB) => return shares::be_the_server(),
         Some(detach::VERB) => detach::supervise(),
-        Some(oci::supervise::VERB) => oci::supervise::main(env::args().nth(2).as_deref()),
+        Some(oci::supervise::VERB) => oci::supervise::main(env::args().skip(2)),
         _ => cli::main(),
     };
     match end {

@@ -6,10 +6,11 @@
 use std::fs::File;
 use std::io::{self, Read, Write, stderr, stdin, stdout};
 use std::net::Shutdown;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::thread;
 
+use proto::spec::Preserved;
 use proto::stream::Stream;
 use rustix::pipe::{PipeFlags, fcntl_setpipe_size, pipe_with};
 
@@ -24,6 +25,8 @@ pub(crate) enum Front {
     Caller {
         /// Connect standard input.
         interactive: bool,
+        /// Further descriptors that the process has doubles of.
+        preserved: Vec<(Preserved, OwnedFd)>,
     },
     /// A log, opened for appending. Standard input stays open and says nothing.
     Log(File),
@@ -48,19 +51,30 @@ impl Relays {
         let (drained, done) = pipe_with(PipeFlags::CLOEXEC)?;
         let mut held = Vec::new();
         let ours = match front {
-            Front::Caller { .. } => {
-                vec![stdout().as_fd().try_clone_to_owned()?, stderr().as_fd().try_clone_to_owned()?]
+            Front::Caller { preserved, .. } => {
+                let (out, err) = (stdout(), stderr());
+                let more = preserved.iter().filter(|(kind, _)| *kind == Preserved::Output);
+                let more = more.map(|(_, descriptor)| descriptor.as_fd());
+                let all = [out.as_fd(), err.as_fd()].into_iter().chain(more);
+                all.map(|fd| fd.try_clone_to_owned()).collect::<io::Result<_>>()?
             }
             Front::Log(_) => vec![],
         };
         for (stream, socket) in streams {
             match (stream, front) {
-                (Stream::Stdin, Front::Caller { .. }) => carry_input(socket)?,
+                (Stream::Stdin, Front::Caller { .. }) => carry_input(stdin().as_fd(), socket)?,
                 (Stream::Stdin, Front::Log(_)) => held.push(socket),
-                (Stream::Terminal, Front::Caller { interactive: true }) => {
-                    carry_input(socket.try_clone()?)?;
+                (Stream::Terminal, Front::Caller { interactive: true, .. }) => {
+                    carry_input(stdin().as_fd(), socket.try_clone()?)?;
                     carry_output(stream, socket, front, done.try_clone()?)?;
                 }
+                (Stream::Preserved(number), Front::Caller { preserved, .. }) => {
+                    let preserved = usize::try_from(number).ok().and_then(|at| preserved.get(at));
+                    if let Some(preserved) = preserved {
+                        carry_preserved(preserved, socket, done.try_clone()?)?;
+                    }
+                }
+                (Stream::Preserved(_), Front::Log(_)) => {}
                 (Stream::Stdout | Stream::Stderr | Stream::Terminal, _) => {
                     carry_output(stream, socket, front, done.try_clone()?)?;
                 }
@@ -91,9 +105,7 @@ fn carry_output(
         Front::Caller { .. } => {
             let ours = match stream {
                 Stream::Stderr => stderr().as_fd().try_clone_to_owned()?,
-                Stream::Stdout | Stream::Terminal | Stream::Stdin => {
-                    stdout().as_fd().try_clone_to_owned()?
-                }
+                _ => stdout().as_fd().try_clone_to_owned()?,
             };
             output(socket, File::from(ours), done)
         }
@@ -118,8 +130,44 @@ fn output(
     })
 }
 
-fn carry_input(mut socket: UnixStream) -> io::Result<()> {
-    let mut ours = File::from(stdin().as_fd().try_clone_to_owned()?);
+fn carry_preserved(
+    (kind, ours): &(Preserved, OwnedFd),
+    socket: UnixStream,
+    done: OwnedFd,
+) -> io::Result<()> {
+    match kind {
+        Preserved::Null => Ok(()),
+        Preserved::Input => carry_input(ours.as_fd(), socket),
+        Preserved::Output => output(socket, File::from(ours.try_clone()?), done),
+        Preserved::Socket => {
+            carry_input(ours.as_fd(), socket.try_clone()?)?;
+            output(socket, HalfClosing(UnixStream::from(ours.try_clone()?)), done)
+        }
+    }
+}
+
+/// A socket whose other side hears that nothing more will be said to it, though it may say more itself.
+struct HalfClosing(UnixStream);
+
+impl Write for HalfClosing {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
+impl Drop for HalfClosing {
+    fn drop(&mut self) {
+        // Whoever has gone need not hear it.
+        let _ = self.0.shutdown(Shutdown::Write);
+    }
+}
+
+fn carry_input(ours: BorrowedFd<'_>, mut socket: UnixStream) -> io::Result<()> {
+    let mut ours = File::from(ours.try_clone_to_owned()?);
     spawn("input", move || {
         // Ends at our end of file, or when the process inside has closed its standard input.
         let _ = carry(&mut ours, &mut socket);

@@ -306,7 +306,7 @@ impl Running {
     /// Where its output goes.
     pub(crate) fn front(&self, interactive: bool) -> Result<Front, BootError> {
         if !self.record.detached {
-            return Ok(Front::Caller { interactive });
+            return Ok(Front::Caller { interactive, preserved: Vec::new() });
         }
         let path = self.claim.dir.log_path();
         let open = File::options().create(true).append(true).open(&path);

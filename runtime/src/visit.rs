@@ -122,12 +122,12 @@ impl Visited {
         Self { waits, ..self }
     }
 
-    /// Runs a process more in it, with our standard streams, and gives back its exit code.
+    /// Runs a process more in it, with what `front` has, and gives back its exit code.
     pub(crate) fn exec(
         self,
         process: Process,
         exec: &str,
-        interactive: bool,
+        front: Front,
         signals: &Signals,
         started: impl FnOnce(),
     ) -> Result<u8, VisitError> {
@@ -139,7 +139,7 @@ impl Visited {
             vm: None,
             adopt: None,
             signals,
-            front: Front::Caller { interactive },
+            front,
             held: None,
             timeline: &Timeline::new(false),
         };

@@ -372,7 +372,7 @@ fn what_cannot_be_done_is_refused_by_name() {
         assert_eq!(outcome.stderr.lines().count(), 1, "{}", outcome.stderr);
     };
     let both = json!([{ "type": "uts" }, { "type": "network" }]);
-    refused(&["--preserve-fds", "1"], "--preserve-fds 1");
+    refused(&["--preserve-fds", "1"], "--preserve-fds: descriptor 3 is not open");
     for (field, value, thing) in [
         (
             "mounts",

@@ -15,6 +15,8 @@ crate::stories![
     a_process_whose_streams_are_all_closed_runs_and_has_a_status,
     a_reader_that_leaves_does_not_take_the_status_along,
     everything_comes_back_that_goes_through_a_container,
+    descriptors_of_the_caller_are_the_containers,
+    descriptors_of_the_caller_are_an_execs,
 ];
 
 /// A container that was created with a pipe for its output, and the end to read from.
@@ -137,5 +139,56 @@ fn everything_comes_back_that_goes_through_a_container() {
     assert_eq!(stdout.read(&mut piece).unwrap(), 0, "more came back than went in");
     writer.join().unwrap();
     assert_eq!(run.wait().unwrap().code(), Some(9));
+    house.expect_cleared("box");
+}
+
+/// The same command, with more descriptors as a shell redirects them.
+fn redirected(command: &Command, redirections: &str) -> Command {
+    let mut shell = Command::new("sh");
+    shell.arg("-c").arg(format!("exec \"$0\" \"$@\" {redirections}"));
+    shell.arg(command.get_program()).args(command.get_args()).stdin(Stdio::null());
+    for (name, value) in command.get_envs() {
+        shell.env(name, value.unwrap_or_default());
+    }
+    shell
+}
+
+fn descriptors_of_the_caller_are_the_containers() {
+    let bundle = Bundle::new(&["sh", "-c", "cat <&3 >&4; echo $(readlink /proc/self/fd/5) >&4"]);
+    let house = House::new();
+    let (input, output) = (bundle.path().join("in"), bundle.path().join("out"));
+    std::fs::write(&input, "what was written\n").unwrap();
+    let directory = bundle.path().to_str().unwrap();
+    let words = ["create", "--bundle", directory, "--preserve-fds", "3", "box"];
+    let redirections = format!("3<'{}' 4>'{}' 5</dev/null", input.display(), output.display());
+    let mut create = redirected(&house.command(words), &redirections);
+    // What is seen of them later is the container's: the caller has gone.
+    assert!(create.stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap().success());
+    house.call(["start", "box"]).expect_code(0);
+    ends_with(&house, "0");
+    let said = std::fs::read_to_string(&output).unwrap();
+    assert_eq!(said, "what was written\n/dev/null\n");
+    house.expect_cleared("box");
+}
+
+fn descriptors_of_the_caller_are_an_execs() {
+    let bundle = Bundle::new(&["sleep", "1000"]);
+    let house = House::new();
+    house.create(&bundle, "box");
+    house.call(["start", "box"]).expect_code(0);
+    let exec = |words: &[&str], redirections: &str| {
+        let words = [&["exec", "--preserve-fds", "1", "box"], words].concat();
+        tests::Outcome::of(&mut redirected(&house.command(words), redirections))
+    };
+    // The other end of a pipe, and a second name of our own standard output.
+    assert_eq!(exec(&["cat", "/proc/self/fd/3"], "3</etc/hostname").expect_code(0).text(), {
+        std::fs::read_to_string("/etc/hostname").unwrap()
+    });
+    assert_eq!(exec(&["sh", "-c", "echo hi >&3"], "3>&1").expect_code(0).text(), "hi\n");
+    let refused = exec(&["true"], "3</").expect_code(255);
+    assert!(refused.stderr.contains("descriptor 3 is a directory"), "{}", refused.stderr);
+    let refused = exec(&["true"], "3<&-").expect_code(255);
+    assert!(refused.stderr.contains("descriptor 3 is not open"), "{}", refused.stderr);
+    house.call(["delete", "--force", "box"]).expect_code(0);
     house.expect_cleared("box");
 }

@@ -12,10 +12,10 @@ mod user;
 
 use std::convert::Infallible;
 use std::io::Read;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use proto::message::{Fault, FaultKind};
-use proto::spec::{Hook, Process, Stdio};
+use proto::spec::{Hook, Preserved, Process, Stdio};
 use rustix::fs::{FileType, Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
 use rustix::thread::{self as own, CapabilitySet};
@@ -71,10 +71,12 @@ fn step<T>(step: &'static str, result: Result<T, Errno>) -> Result<T, ProcessErr
 }
 
 /// Makes the calling process what `spec` says, up to `execve`. It stands in the container's root,
-/// with no descriptor left that leads out of it; 0 to 2 are in place unless there is a terminal.
+/// with no descriptor left that leads out of it; 0 to 2 are in place unless there is a terminal, and
+/// `preserved` are those that follow.
 pub(crate) fn assume<'a>(
     spec: &'a Process,
     terminal: Option<&Terminal>,
+    preserved: &'a [OwnedFd],
 ) -> Result<Departure<'a>, ProcessError> {
     let identity = user::resolve(&spec.user, &text("/etc/passwd"), &text("/etc/group"))?;
     let program = Program::new(&spec.args, &spec.env, &identity.home)?;
@@ -87,7 +89,7 @@ pub(crate) fn assume<'a>(
             step("terminal", sys::place_descriptor(terminal.slave.as_fd(), number))?;
         }
     }
-    step("owner of stdio", give_stdio(spec.stdio, &identity))?;
+    step("owner of stdio", give_stdio(spec, preserved, &identity))?;
     set_priorities(spec)?;
     rlimits::apply(&spec.rlimits)?;
     rustix::process::umask(Mode::from_raw_mode(spec.user.umask.unwrap_or(0o022)));
@@ -100,7 +102,7 @@ pub(crate) fn assume<'a>(
         .or_else(|_| rustix::process::chdir(&spec.cwd))
         .map_err(|errno| ProcessError::Cwd { path: spec.cwd.display().to_string(), errno })?;
     stands_inside(spec)?;
-    let departure = Departure { program, spec, capabilities };
+    let departure = Departure { program, spec, capabilities, preserved };
     step("process.capabilities", departure.capabilities.apply(departure.besides()))?;
     if spec.no_new_privileges {
         step("process.noNewPrivileges", own::set_no_new_privs(true))?;
@@ -113,6 +115,8 @@ pub(crate) struct Departure<'a> {
     program: Program,
     spec: &'a Process,
     capabilities: capabilities::Sets,
+    /// Its descriptors behind the standard ones.
+    preserved: &'a [OwnedFd],
 }
 
 impl Departure<'_> {
@@ -141,6 +145,7 @@ impl Departure<'_> {
         hooks::run(hooks, &self.spec.env)?;
         step("signals", sys::restore_signals())?;
         let program = self.program.find()?;
+        step("preserved descriptors", sys::place_behind_standard(self.preserved))?;
         if let Some(seccomp) = &self.spec.seccomp {
             step("linux.seccomp", sys::own::install_seccomp(seccomp))?;
         }
@@ -193,8 +198,8 @@ fn text(path: &str) -> String {
 }
 
 /// Lets the user open its own streams by name (`/dev/stdout`). `/dev/null` stays root's.
-fn give_stdio(stdio: Stdio, identity: &Identity) -> Result<(), Errno> {
-    let (input, output, error) = match stdio {
+fn give_stdio(spec: &Process, preserved: &[OwnedFd], identity: &Identity) -> Result<(), Errno> {
+    let (input, output, error) = match spec.stdio {
         Stdio::Terminal { .. } => (true, false, false),
         Stdio::Pipes { stdin, stdout, stderr } => (stdin, stdout, stderr),
     };
@@ -207,6 +212,11 @@ fn give_stdio(stdio: Stdio, identity: &Identity) -> Result<(), Errno> {
     }
     if error {
         rustix::fs::fchown(rustix::stdio::stderr(), uid, None)?;
+    }
+    for (end, kind) in preserved.iter().zip(&spec.preserved) {
+        if *kind != Preserved::Null {
+            rustix::fs::fchown(end, uid, None)?;
+        }
     }
     Ok(())
 }

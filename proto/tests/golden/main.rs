@@ -17,8 +17,8 @@ use proto::message::{
 };
 use proto::network::Network;
 use proto::spec::{
-    Capabilities, Container, Device, Hook, IdMapping, Mount, Namespace, Process, Rlimit, Root,
-    Scheduler, Seccomp, Stdio, TerminalSize, User, Who,
+    Capabilities, Container, Device, Hook, IdMapping, Mount, Namespace, Preserved, Process, Rlimit,
+    Root, Scheduler, Seccomp, Stdio, TerminalSize, User, Who,
 };
 use proto::stream::{Attach, Stream};
 use serde::Serialize;
@@ -221,15 +221,16 @@ fn every_kind_of_fault_stands() {
 #[test]
 fn attach_stands_for_every_stream() {
     let streams = [
-        (Stream::Stdin, "stdin"),
-        (Stream::Stdout, "stdout"),
-        (Stream::Stderr, "stderr"),
-        (Stream::Terminal, "terminal"),
+        (Stream::Stdin, r#""stdin""#),
+        (Stream::Stdout, r#""stdout""#),
+        (Stream::Stderr, r#""stderr""#),
+        (Stream::Terminal, r#""terminal""#),
+        (Stream::Preserved(4), r#"{"preserved":4}"#),
     ];
     for (stream, word) in streams {
         stands(
             Attach { version: 1, process: first(), stream },
-            &format!(r#"{{"version":1,"process":{{"container":"web"}},"stream":"{word}"}}"#),
+            &format!(r#"{{"version":1,"process":{{"container":"web"}},"stream":{word}}}"#),
         );
     }
 }
@@ -372,6 +373,12 @@ fn what_a_bundle_can_ask_for_stands() {
             scheduler: Some(Scheduler { policy: 1, priority: 5, ..Scheduler::default() }),
             io_priority: Some(0x4003),
             personality: Some(8),
+            preserved: vec![
+                Preserved::Input,
+                Preserved::Output,
+                Preserved::Socket,
+                Preserved::Null,
+            ],
             ..process()
         },
         ..Container::default()
@@ -391,7 +398,7 @@ fn what_a_bundle_can_ask_for_stands() {
         PROCESS.strip_suffix('}').unwrap(),
         r#","seccomp":{"flags":2,"program":[6]},"#,
         r#""scheduler":{"policy":1,"flags":0,"nice":0,"priority":5,"runtime":0,"deadline":0,"period":0},"#,
-        r#""ioPriority":16387,"personality":8}}"#,
+        r#""ioPriority":16387,"personality":8,"preserved":["input","output","socket","null"]}}"#,
     ];
     stands(spec, &json.concat());
 }

@@ -7,7 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use proto::message::{Adoption, Answer, ExitStatus, ProcessId, Reply, Request};
-use proto::spec::Stdio;
+use proto::spec::{Process, Stdio};
 use proto::stream::Stream;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
@@ -70,6 +70,7 @@ pub(super) struct Course<'a, C, S> {
     connect: Option<C>,
     started: Option<S>,
     stdio: Stdio,
+    streams: Vec<Stream>,
     relays: Option<Relays>,
     /// Signals that came before there was a process.
     held_signals: Vec<i32>,
@@ -93,11 +94,17 @@ where
     S: FnOnce(),
 {
     /// At its beginning.
-    pub(super) fn new(attendance: Attendance<'a>, stdio: Stdio, connect: C, started: S) -> Self {
+    pub(super) fn new(
+        attendance: Attendance<'a>,
+        process: &Process,
+        connect: C,
+        started: S,
+    ) -> Self {
         Self {
             connect: Some(connect),
             started: Some(started),
-            stdio,
+            stdio: process.stdio,
+            streams: streams_of(process),
             relays: None,
             held_signals: Vec::new(),
             adoption: None,
@@ -275,7 +282,7 @@ where
         else {
             return Ok(phase);
         };
-        let streams = match connect(streams_of(self.stdio)) {
+        let streams = match connect(&self.streams) {
             Ok(streams) => streams,
             Err(error) => return self.complain(error.into()).map(|()| phase),
         };

@@ -1,12 +1,16 @@
+use std::os::fd::OwnedFd;
+
 use clap::Args;
-use proto::spec::Process;
+use proto::spec::{Preserved, Process};
 
 use super::oci::{Added, FAILED_EXEC};
 use crate::exit::Failure;
 use crate::host;
 use crate::oci;
+use crate::oci::preserved;
 use crate::oci::supervise::{self, Order};
 use crate::plan::{self, Host};
+use crate::relay::Front;
 use crate::settings::Settings;
 use crate::signals::Signals;
 use crate::state::Root;
@@ -35,19 +39,27 @@ pub(super) struct Exec {
 
 impl Exec {
     pub(super) fn call(self, settings: &Settings) -> Result<u8, Failure> {
+        // Before anything of ours has one of their numbers.
+        let preserved = preserved::take(self.added.preserve_fds)
+            .map_err(|error| Failure { code: FAILED_EXEC, ..error.into() })?;
         let container = Visited::new(Root::open(&settings.root)?.find(&self.name)?)?;
         let bundled = container.record.oci.is_some();
-        let end = self.run(settings, container);
+        let end = self.run(settings, container, preserved);
         // runc's callers know one code for whatever went wrong.
         end.map_err(
             |failure| if bundled { Failure { code: FAILED_EXEC, ..failure } } else { failure },
         )
     }
 
-    fn run(self, settings: &Settings, container: Visited) -> Result<u8, Failure> {
-        self.added.judge()?;
+    fn run(
+        self,
+        settings: &Settings,
+        container: Visited,
+        preserved: Vec<(Preserved, OwnedFd)>,
+    ) -> Result<u8, Failure> {
         let host = host::facts(&self.process.env)?;
-        let process = self.decide(&container.record, &host)?;
+        let mut process = self.decide(&container.record, &host)?;
+        process.preserved = preserved::kinds(&preserved);
         let exec = host.id.short().to_owned();
         let Added { detach, console_socket, pid_file, ignore_paused, .. } = &self.added;
         if *detach || console_socket.is_some() {
@@ -61,7 +73,8 @@ impl Exec {
                 console_socket,
                 ignore_paused: *ignore_paused,
             };
-            let pid = supervise::start(&order)?;
+            let pid = supervise::start(order, &preserved)?;
+            drop(preserved);
             super::oci::write_pid_file(pid_file.as_deref(), pid)?;
             return if *detach { Ok(0) } else { supervise::wait(pid) };
         }
@@ -73,7 +86,8 @@ impl Exec {
         let talks = tty && interactive && terminal::on_stdin();
         let _raw = talks.then(Raw::enter).transpose()?;
         let container = container.waiting(*ignore_paused);
-        Ok(container.exec(process, &exec, interactive, &signals, || ())?)
+        let front = Front::Caller { interactive, preserved };
+        Ok(container.exec(process, &exec, front, &signals, || ())?)
     }
 
     fn decide(&self, record: &Record, host: &Host) -> Result<Process, Failure> {

@@ -17,6 +17,7 @@ pub(crate) mod hooks;
 mod mounts;
 mod namespace;
 pub(crate) mod plan;
+pub(crate) mod preserved;
 mod process;
 pub(crate) mod resources;
 pub(crate) mod state;

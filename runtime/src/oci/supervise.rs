@@ -12,7 +12,7 @@ use std::thread;
 
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use proto::message::{Reply, Request};
-use proto::spec::{Hook, Process, Stdio};
+use proto::spec::{Hook, Preserved, Process, Stdio};
 use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socketpair,
 };
@@ -24,6 +24,7 @@ use super::cgroup::{self, Group};
 use super::console;
 use super::hooks;
 use super::plan;
+use super::preserved;
 use super::resources::HOST_OVERHEAD_BYTES;
 use super::state::State;
 use super::view::View;
@@ -110,17 +111,23 @@ pub(crate) enum SuperviseError {
 }
 
 /// Starts a supervisor; gives back its process number once what was ordered is done.
-pub(crate) fn start(order: &Order) -> Result<u32, Failure> {
+///
+/// It has the `preserved` descriptors, which must stand under the numbers that they came with.
+pub(crate) fn start(order: Order, preserved: &[(Preserved, OwnedFd)]) -> Result<u32, Failure> {
     let (ours, theirs) =
         socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
             .map_err(|error| SuperviseError::Process(error.into()))?;
     fcntl(&theirs, FcntlArg::F_SETFD(FdFlag::empty()))
         .map_err(|error| SuperviseError::Process(error.into()))?;
+    for (_, descriptor) in preserved {
+        preserved::pass_on(descriptor, true).map_err(SuperviseError::Process)?;
+    }
     let mut command = Command::new(THIS_PROGRAM);
-    command.arg0("microvm").arg(VERB).arg(theirs.as_raw_fd().to_string());
+    command.arg0("microvm").arg(VERB);
+    command.arg(theirs.as_raw_fd().to_string()).arg(preserved.len().to_string());
     let mut child = command.spawn().map_err(SuperviseError::Process)?;
     drop(theirs);
-    converse(&ours, order).map(|()| child.id()).inspect_err(|_| {
+    converse(&ours, &order).map(|()| child.id()).inspect_err(|_| {
         // It hears that nobody waits any more, and is gone with all it made when we say so.
         drop(ours);
         let _ = child.wait();
@@ -154,12 +161,15 @@ pub(crate) fn wait(pid: u32) -> Result<u8, Failure> {
 }
 
 /// Is the supervisor: what this program does behind [`VERB`].
-pub(crate) fn main(socket: Option<&str>) -> Result<u8, Failure> {
-    let number = socket.and_then(|word| word.parse().ok()).ok_or(SuperviseError::CallerGone)?;
+pub(crate) fn main(mut words: impl Iterator<Item = String>) -> Result<u8, Failure> {
+    let mut number = || words.next().and_then(|word| word.parse::<u32>().ok());
+    let (number, count) = number().zip(number()).ok_or(SuperviseError::CallerGone)?;
+    let number = number.cast_signed();
     // SAFETY: whoever started us left this descriptor to us, and nobody else here knows of it.
     let caller = unsafe { OwnedFd::from_raw_fd(number) };
     fcntl(&caller, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).map_err(io::Error::from)?;
-    descriptors::close_inherited(Some(number))?;
+    descriptors::close_inherited(count, Some(number))?;
+    let preserved = preserved::take(count)?;
     let order: Order = hear(&caller)?;
     // Whoever started us may end, with its terminal and all of its session.
     rustix::process::setsid()?;
@@ -167,7 +177,8 @@ pub(crate) fn main(socket: Option<&str>) -> Result<u8, Failure> {
     let end = match order {
         Order::Create { settings, name, bundle, console_socket, own_terminal } => {
             let console_socket = console_socket.as_deref();
-            create(&settings, name, &bundle, console_socket, own_terminal, &mut caller)
+            let caller = &mut caller;
+            create(&settings, name, &bundle, console_socket, own_terminal, preserved, caller)
         }
         Order::Exec { settings, name, process, exec, console_socket, ignore_paused } => {
             let find = || -> Result<Visited, Failure> {
@@ -176,7 +187,7 @@ pub(crate) fn main(socket: Option<&str>) -> Result<u8, Failure> {
             };
             let console_socket = console_socket.as_deref();
             find().and_then(|container| {
-                added(container, *process, &exec, console_socket, &mut caller)
+                added(container, *process, &exec, console_socket, preserved, &mut caller)
             })
         }
     };
@@ -195,12 +206,14 @@ fn create(
     bundle: &Path,
     console_socket: Option<&Path>,
     own_terminal: bool,
+    preserved: Vec<(Preserved, OwnedFd)>,
     caller: &mut Option<OwnedFd>,
 ) -> Result<u8, Failure> {
     let timeline = Timeline::new(settings.timeline.is_some());
     let bundle = Bundle::read(bundle)?;
     let host = host::facts(&[])?;
-    let decided = plan::decide(&bundle, name.clone(), &host)?;
+    let mut decided = plan::decide(&bundle, name.clone(), &host)?;
+    decided.plan.container.process.preserved = preserved::kinds(&preserved);
     console::judge(&decided.plan.container.process.stdio, console_socket, own_terminal)?;
     let root = Root::open(&settings.root)?;
     let platform = Platform::open(settings, &root)?;
@@ -289,7 +302,7 @@ fn create(
     let attending = thread::spawn(move || {
         // Whoever should hear it waits below, and knows who else has.
         let created = move || tell.send(()).is_ok() && answered.recv().unwrap_or(false);
-        let front = Front::Caller { interactive: true };
+        let front = Front::Caller { interactive: true, preserved };
         (running.attend_held(front, &signals, &timeline, asked, created), timeline)
     });
     if told.recv().is_ok() {
@@ -337,6 +350,7 @@ fn added(
     process: Process,
     exec: &str,
     console_socket: Option<&Path>,
+    preserved: Vec<(Preserved, OwnedFd)>,
     caller: &mut Option<OwnedFd>,
 ) -> Result<u8, Failure> {
     if let (Stdio::Terminal { size }, Some(socket)) = (process.stdio, console_socket) {
@@ -346,7 +360,8 @@ fn added(
     let started = || {
         let _ = caller.take().map(|caller| say(&caller, &Told::Done));
     };
-    Ok(container.exec(process, exec, true, &signals, started)?)
+    let front = Front::Caller { interactive: true, preserved };
+    Ok(container.exec(process, exec, front, &signals, started)?)
 }
 
 fn say(socket: &impl AsFd, words: &impl Serialize) -> Result<(), Failure> {

@@ -67,7 +67,7 @@ pub(crate) fn be_the_server() -> ExitCode {
 }
 
 fn prepare(socket: BorrowedFd<'_>) -> Result<Files, ServeError> {
-    descriptors::close_inherited(None).map_err(ServeError::Orders)?;
+    descriptors::close_inherited(0, None).map_err(ServeError::Orders)?;
     let shares = take_orders(socket).map_err(ServeError::Orders)?;
     view::enter(shares)?;
     jail::drop_privileges()?;

@@ -144,7 +144,8 @@ crun and on microvm, in the same emulated host: Debian 13 with version 2 of cgro
 tests fail on every runtime, because they ask for what the host does not have or what the specification
 no longer says; so a count alone means little, and the tables are there to compare. Cases that are only
 about version 1 of cgroups are not run. The suites' patience of seconds is too short for an emulated host:
-`xtask/host/patient` and `xtask/host/unhurried` have them wait longer, on every runtime.
+`xtask/host/patient` and `xtask/host/unhurried` have them wait longer, on every runtime. Of microvm's templates
+one case uses what another has made.
 
 What was run:
 

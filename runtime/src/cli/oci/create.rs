@@ -1,13 +1,15 @@
 use std::fs;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
 use nix::sys::signal::Signal;
-use proto::spec::Stdio;
+use proto::spec::{Preserved, Stdio};
 use rustix::process::{Pid, PidfdFlags, pidfd_open, pidfd_send_signal};
 
 use super::known;
 use crate::exit::Failure;
+use crate::oci::preserved;
 use crate::oci::supervise::{self, Order};
 use crate::settings::Settings;
 use crate::signals::Signals;
@@ -34,7 +36,7 @@ pub(in crate::cli) struct Bundled {
     /// Write the container's process number to FILE.
     #[arg(long, value_name = "FILE")]
     pub(in crate::cli) pid_file: Option<PathBuf>,
-    /// Pass N more descriptors. Only 0: descriptors do not go into a VM.
+    /// Give it N descriptors more, from 3 on: pipes, stream sockets, files, /dev/null.
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(in crate::cli) preserve_fds: u32,
     /// For other runtimes: a guest's container is always moved into its root.
@@ -48,25 +50,27 @@ pub(in crate::cli) struct Bundled {
 /// A demand that a VM cannot meet.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum DemandError {
-    #[error("--preserve-fds {0}: descriptors cannot be passed into a VM")]
-    PreserveFds(u32),
     #[error("--pid-file {}", path.display())]
     PidFile { path: PathBuf, source: std::io::Error },
 }
 
 impl Create {
     pub(super) fn call(self, settings: Settings) -> Result<u8, Failure> {
-        create(settings, &self.bundled, &self.id, false)?;
+        let preserved = preserved::take(self.bundled.preserve_fds)?;
+        create(settings, &self.bundled, &self.id, false, &preserved)?;
         Ok(0)
     }
 }
 
 /// Creates the container and gives back its process number. `ours` may have our terminal.
-fn create(settings: Settings, bundled: &Bundled, id: &str, ours: bool) -> Result<u32, Failure> {
-    let Bundled { bundle, console_socket, pid_file, preserve_fds, .. } = bundled;
-    if *preserve_fds > 0 {
-        return Err(DemandError::PreserveFds(*preserve_fds).into());
-    }
+fn create(
+    settings: Settings,
+    bundled: &Bundled,
+    id: &str,
+    ours: bool,
+    preserved: &[(Preserved, OwnedFd)],
+) -> Result<u32, Failure> {
+    let Bundled { bundle, console_socket, pid_file, .. } = bundled;
     let order = Order::Create {
         settings: settings.clone(),
         name: id.parse()?,
@@ -74,7 +78,7 @@ fn create(settings: Settings, bundled: &Bundled, id: &str, ours: bool) -> Result
         console_socket: console_socket.as_deref().map(std::path::absolute).transpose()?,
         own_terminal: ours && terminal::on_stdin(),
     };
-    let pid = supervise::start(&order)?;
+    let pid = supervise::start(order, preserved)?;
     if let Some(path) = pid_file
         && let Err(source) = write_pid(path, pid)
     {
@@ -101,8 +105,11 @@ pub(in crate::cli) fn run(
     detach: bool,
     keep: bool,
 ) -> Result<u8, Failure> {
+    let preserved = preserved::take(bundled.preserve_fds)?;
     let signals = if detach { None } else { Some(Signals::catch()?) };
-    let pid = create(settings.clone(), bundled, id, !detach)?;
+    let pid = create(settings.clone(), bundled, id, !detach, &preserved)?;
+    // They are the container's from here on, and their ends its end.
+    drop(preserved);
     let end = start_and_wait(&settings, bundled, id, pid, signals.as_ref());
     if !detach && !keep || end.is_err() {
         super::delete::delete(&settings, id, true)?;
