@@ -2,8 +2,9 @@
 
 use serde::Deserialize;
 
+use crate::crowd::Crowd;
 use crate::figures::Figures;
-use crate::start::BOOTING;
+use crate::start::{BOOTING, OURS, life};
 
 /// One goal.
 #[derive(Debug, Deserialize)]
@@ -26,6 +27,13 @@ pub(crate) enum Measure {
     MedianOfBootingMs,
     /// The median of our runs by that of the named peer, in the same race.
     RatioTo(String),
+    /// The same of `create`, `start` and `delete` together.
+    LifeRatioTo(String),
+    /// What a container that does nothing has in memory to itself, in MiB, when there are many.
+    PrivateMib,
+    /// What the slowest but one in a hundred takes that are started at once, as a multiple of one alone, when
+    /// each has a processor.
+    CrowdP99,
     /// From one moment of the timeline to a later one, in milliseconds.
     BetweenMs(String, String),
     /// VM exits of a run.
@@ -46,22 +54,45 @@ impl Verdict<'_> {
     }
 }
 
-/// Holds figures against goals.
+/// Holds figures against those goals that they are about.
 pub(crate) fn judge<'a>(goals: &'a [Goal], figures: &Figures) -> Vec<Verdict<'a>> {
-    goals.iter().map(|goal| Verdict { goal, measured: measured(&goal.measure, figures) }).collect()
+    let of_starts = goals.iter().filter(|goal| !goal.measure.is_of_crowds());
+    of_starts.map(|goal| Verdict { goal, measured: measured(&goal.measure, figures) }).collect()
+}
+
+/// The same for a crowd.
+pub(crate) fn judge_crowd<'a>(goals: &'a [Goal], crowd: &Crowd) -> Vec<Verdict<'a>> {
+    let measured = |measure: &Measure| match measure {
+        Measure::PrivateMib => Some(crowd.private_mib()),
+        Measure::CrowdP99 => crowd.p99_ratio(),
+        _ => None,
+    };
+    let of_crowds = goals.iter().filter(|goal| goal.measure.is_of_crowds());
+    of_crowds.map(|goal| Verdict { goal, measured: measured(&goal.measure) }).collect()
+}
+
+impl Measure {
+    fn is_of_crowds(&self) -> bool {
+        matches!(self, Self::PrivateMib | Self::CrowdP99)
+    }
 }
 
 fn measured(measure: &Measure, figures: &Figures) -> Option<f64> {
-    let ours = || figures.median_ns("microvm").map(|ns| ns as f64);
+    let ours = || figures.median_ns(OURS).map(|ns| ns as f64);
     match measure {
         Measure::MedianMs => Some(ours()? / 1e6),
         Measure::MedianOfBootingMs => Some(figures.median_ns(BOOTING)? as f64 / 1e6),
         Measure::RatioTo(peer) => Some(ours()? / figures.median_ns(peer)? as f64),
+        Measure::LifeRatioTo(peer) => {
+            let [ours, theirs] = [OURS, peer].map(|name| figures.median_ns(&life(name)));
+            Some(ours? as f64 / theirs? as f64)
+        }
         Measure::BetweenMs(from, to) => {
             let ns = figures.moment_ns(to)?.checked_sub(figures.moment_ns(from)?)?;
             Some(ns as f64 / 1e6)
         }
         Measure::Exits => Some(figures.exits()? as f64),
+        Measure::PrivateMib | Measure::CrowdP99 => None,
     }
 }
 

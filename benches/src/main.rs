@@ -1,17 +1,19 @@
 //! The stopwatch: how long a container's start takes, beside its peers, on one clock.
 //!
-//! `stopwatch start` runs where KVM is and prints what it measured as JSON; `stopwatch report` turns
-//! that into tables anywhere. `cargo xtask bench start` does both, the first of them in the emulated
-//! host whose clock counts instructions.
+//! `stopwatch start` and `stopwatch crowd` run where KVM is and print what they measured as JSON; `stopwatch
+//! report` turns that into tables and a picture anywhere. `cargo xtask bench` does both, the first in the
+//! emulated host whose clock counts instructions.
 //!
 //! It drives built files as a person would, and knows nothing of their inside.
 
 mod budget;
+mod crowd;
 mod exits;
 mod figures;
 mod race;
 mod report;
 mod start;
+mod svg;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -31,14 +33,22 @@ enum Wish {
     /// Time the start and end of busybox `/bin/true` under crun, runc and microvm; figures on
     /// standard output
     Start(start::Arguments),
+    /// Start many containers at once and weigh them; figures on standard output
+    Crowd(crowd::Arguments),
     /// Print figures as tables, and hold them against a budget
     Report {
         /// What `stopwatch start` printed
         #[arg(long, value_name = "FILE")]
-        figures: PathBuf,
+        start: Option<PathBuf>,
+        /// What `stopwatch crowd` printed
+        #[arg(long, value_name = "FILE")]
+        crowd: Option<PathBuf>,
         /// The goals
         #[arg(long, value_name = "FILE")]
         budget: PathBuf,
+        /// Draw the timeline of a start to this file
+        #[arg(long, value_name = "FILE", requires = "start")]
+        svg: Option<PathBuf>,
         /// Exit with 1 if a goal is missed
         #[arg(long)]
         check: bool,
@@ -57,20 +67,36 @@ fn main() -> ExitCode {
 
 fn fulfil(wish: Wish) -> Result<ExitCode> {
     match wish {
-        Wish::Start(arguments) => {
-            let figures = start::measure(&arguments)?;
-            println!("{}", serde_json::to_string_pretty(&figures)?);
-            Ok(ExitCode::SUCCESS)
-        }
-        Wish::Report { figures, budget, check } => {
-            let figures: figures::Figures = read(&figures)?;
+        Wish::Start(arguments) => print(&start::measure(&arguments)?),
+        Wish::Crowd(arguments) => print(&crowd::measure(&arguments)?),
+        Wish::Report { start, crowd, budget, svg, check } => {
             let goals: Vec<budget::Goal> = read(&budget)?;
-            let verdicts = budget::judge(&goals, &figures);
-            print!("{}", report::tables(&figures, &verdicts));
+            let mut verdicts = Vec::new();
+            if let Some(file) = &start {
+                let figures: figures::Figures = read(file)?;
+                let judged = budget::judge(&goals, &figures);
+                print!("{}", report::tables(&figures, &judged));
+                if let Some(svg) = &svg {
+                    let picture = svg::timeline(&figures.timeline);
+                    std::fs::write(svg, picture).with_context(|| svg.display().to_string())?;
+                }
+                verdicts.extend(judged);
+            }
+            if let Some(file) = &crowd {
+                let figures: crowd::Crowd = read(file)?;
+                let judged = budget::judge_crowd(&goals, &figures);
+                print!("{}", report::crowd(&figures, &judged));
+                verdicts.extend(judged);
+            }
             let missed = verdicts.iter().any(|verdict| !verdict.is_kept());
             Ok(if check && missed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
         }
     }
+}
+
+fn print(figures: &impl serde::Serialize) -> Result<ExitCode> {
+    println!("{}", serde_json::to_string_pretty(figures)?);
+    Ok(ExitCode::SUCCESS)
 }
 
 fn read<T: serde::de::DeserializeOwned>(path: &std::path::Path) -> Result<T> {

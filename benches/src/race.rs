@@ -1,8 +1,8 @@
-//! One command from spawn to wait.
+//! A command, or a few, from spawn to wait.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 use rustix::time::{ClockId, clock_gettime};
@@ -13,10 +13,12 @@ use crate::figures::Outcome;
 /// place it was started from does not count.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// A command that can be run again and again.
+/// Commands of one program that can be run again and again, one after the other.
 pub(crate) struct Contender {
     pub(crate) program: PathBuf,
-    pub(crate) args: Vec<String>,
+    /// What all of them begin with.
+    own: Vec<String>,
+    commands: Vec<Vec<String>>,
 }
 
 /// Both ends of a run, `CLOCK_MONOTONIC` in nanoseconds.
@@ -26,8 +28,20 @@ pub(crate) struct Lap {
 }
 
 impl Contender {
+    /// One command.
     pub(crate) fn new(program: impl Into<PathBuf>, args: &[&str]) -> Self {
-        Self { program: program.into(), args: args.iter().map(|&arg| arg.to_owned()).collect() }
+        Self::of(program, &[]).then(args)
+    }
+
+    /// None yet, of a program that is told `own` in any case.
+    pub(crate) fn of(program: impl Into<PathBuf>, own: &[&str]) -> Self {
+        Self { program: program.into(), own: strings(own), commands: vec![] }
+    }
+
+    /// And another behind those.
+    pub(crate) fn then(mut self, args: &[&str]) -> Self {
+        self.commands.push([self.own.clone(), strings(args)].concat());
+        self
     }
 
     /// Runs it `warm_ups` times, then `runs` times against the clock. One run that does not exit with
@@ -49,37 +63,54 @@ impl Contender {
     /// wake this process while it waits.
     pub(crate) fn lap(&self, scratch: &Path) -> Result<Lap> {
         let words = scratch.join("stderr");
-        let stderr = File::create(&words).with_context(|| words.display().to_string())?;
-        let mut command = self.command();
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr);
-        let began_ns = monotonic_ns();
-        let status = command.status().with_context(|| self.program.display().to_string())?;
-        let ended_ns = monotonic_ns();
-        if !status.success() {
-            let said = fs::read_to_string(&words).unwrap_or_default();
-            bail!("{} {}: {status}: {}", self.program.display(), self.args.join(" "), said.trim());
+        let mut lap = Lap { began_ns: u64::MAX, ended_ns: 0 };
+        for args in &self.commands {
+            let stderr = File::create(&words).with_context(|| words.display().to_string())?;
+            let mut command = self.command(args);
+            command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr);
+            lap.began_ns = lap.began_ns.min(monotonic_ns());
+            let status = command.status().with_context(|| self.program.display().to_string())?;
+            lap.ended_ns = monotonic_ns();
+            if !status.success() {
+                let said = fs::read_to_string(&words).unwrap_or_default();
+                bail!("{} {}: {status}: {}", self.program.display(), args.join(" "), said.trim());
+            }
         }
-        Ok(Lap { began_ns, ended_ns })
+        Ok(lap)
     }
 
-    /// The first line it prints on standard output.
+    /// Begins to run its first command, for whoever waits for it.
+    pub(crate) fn spawn(&self) -> Result<Child> {
+        let mut command = self.command(self.commands.first().context("no command")?);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        command.spawn().with_context(|| self.program.display().to_string())
+    }
+
+    /// The first line its first command prints on standard output.
     pub(crate) fn first_line(&self) -> Result<String> {
-        let output = self.command().output().with_context(|| self.program.display().to_string())?;
+        let args = self.commands.first().context("no command")?;
+        let output =
+            self.command(args).output().with_context(|| self.program.display().to_string())?;
         if !output.status.success() {
-            bail!("{} {}: {}", self.program.display(), self.args.join(" "), output.status);
+            bail!("{} {}: {}", self.program.display(), args.join(" "), output.status);
         }
         let text = String::from_utf8_lossy(&output.stdout);
         Ok(text.lines().next().unwrap_or_default().to_owned())
     }
 
-    fn command(&self) -> Command {
+    fn command(&self, args: &[String]) -> Command {
         let mut command = Command::new(&self.program);
-        command.args(&self.args).env_clear().env("PATH", PATH).env("HOME", "/root");
+        command.args(args).env_clear().env("PATH", PATH).env("HOME", "/root");
         command
     }
 }
 
-fn monotonic_ns() -> u64 {
+fn strings(words: &[&str]) -> Vec<String> {
+    words.iter().map(|&word| word.to_owned()).collect()
+}
+
+/// `CLOCK_MONOTONIC` now.
+pub(crate) fn monotonic_ns() -> u64 {
     let now = clock_gettime(ClockId::Monotonic);
     now.tv_sec.unsigned_abs() * 1_000_000_000 + now.tv_nsec.unsigned_abs()
 }

@@ -3,7 +3,9 @@
 use std::fmt::Write;
 
 use crate::budget::Verdict;
+use crate::crowd::{Crowd, Memory};
 use crate::figures::{Figures, Outcome};
+use crate::start::{LIFE, OURS, life};
 
 /// What a reader must know before believing a number.
 const WHAT_IT_DOES_NOT_SHOW: &str = "\
@@ -38,28 +40,30 @@ fn race(figures: &Figures) -> String {
     line(
         &mut out,
         format_args!(
-            "{:<10}{:>5}{:>12}{:>12}{:>12}{:>9}{:>9}{:>9}  {}",
+            "{:<13}{:>5}{:>12}{:>12}{:>12}{:>9}{:>9}{:>9}  {}",
             "", "runs", "min ms", "median ms", "max ms", "x crun", "x runc", "exits", "version"
         ),
     );
     for series in &figures.series {
+        // A life is held against a life.
+        let of = if series.name.ends_with(LIFE) { life } else { |name: &str| name.to_owned() };
         let (Some(spread), Outcome::ElapsedNs(times)) = (series.spread(), &series.outcome) else {
             let Outcome::Failed(why) = &series.outcome else { continue };
-            line(&mut out, format_args!("{:<10}no figure: {why}", series.name));
+            line(&mut out, format_args!("{:<13}no figure: {why}", series.name));
             continue;
         };
-        let ratio = |peer: &str| match figures.median_ns(peer) {
+        let ratio = |peer: &str| match figures.median_ns(&of(peer)) {
             Some(ns) => format!("{:.2}", spread.median_ns as f64 / ns as f64),
             None => "-".to_owned(),
         };
-        let exits = match figures.exits().filter(|_| series.name == "microvm") {
+        let exits = match figures.exits().filter(|_| series.name == OURS) {
             Some(count) => count.to_string(),
             None => "-".to_owned(),
         };
         line(
             &mut out,
             format_args!(
-                "{:<10}{:>5}{:>12}{:>12}{:>12}{:>9}{:>9}{:>9}  {}",
+                "{:<13}{:>5}{:>12}{:>12}{:>12}{:>9}{:>9}{:>9}  {}",
                 series.name,
                 times.len(),
                 ms(spread.min_ns),
@@ -73,6 +77,34 @@ fn race(figures: &Figures) -> String {
         );
     }
     out
+}
+
+/// A crowd, in the order a reader asks for it.
+pub(crate) fn crowd(crowd: &Crowd, verdicts: &[Verdict<'_>]) -> String {
+    let Crowd { count, processors, alone_ns, at_once_ns, memory } = crowd;
+    let mut out = format!(
+        "{count} containers at once on {processors} processor(s), `run --detach` of busybox sleep; one alone: \
+         {} ms\n\n",
+        ms(*alone_ns)
+    );
+    for (what, at) in [("first", 0), ("middle", count / 2), ("last", count - 1)] {
+        if let Some(ns) = at_once_ns.get(at) {
+            line(&mut out, format_args!("{:>12} ms  until the {what} ran", ms(*ns)));
+        }
+    }
+    out.push_str("\nWhat one costs while it sleeps, KiB\n\n");
+    line(&mut out, format_args!("{:>12}{:>12}  {}", "private", "pss", "process"));
+    let total = memory.iter().fold(Memory::default(), |all, one| Memory {
+        process: "all of a container's".to_owned(),
+        count: all.count + one.count,
+        private_kib: all.private_kib + one.private_kib,
+        pss_kib: all.pss_kib + one.pss_kib,
+    });
+    for Memory { process, private_kib, pss_kib, .. } in memory.iter().chain([&total]) {
+        let each = |kib: &u64| kib / (*count as u64).max(1);
+        line(&mut out, format_args!("{:>12}{:>12}  {process}", each(private_kib), each(pss_kib)));
+    }
+    [out, goals(verdicts)].join("\n")
 }
 
 fn exits(figures: &Figures) -> String {
@@ -183,7 +215,7 @@ pub(crate) mod tests {
 
     #[test]
     fn a_contender_that_did_not_run_says_why() {
-        assert!(tables(&figures(), &[]).contains("crun      no figure: crun: not there\n"));
+        assert!(tables(&figures(), &[]).contains("crun         no figure: crun: not there\n"));
     }
 
     #[test]

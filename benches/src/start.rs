@@ -46,25 +46,39 @@ pub(crate) fn measure(arguments: &Arguments) -> Result<Figures> {
 
     let peer = |name: &'static str| {
         let contender = Contender::new(name, &["run", "--bundle", &bundle, "stopwatch"]);
-        (name, contender)
+        (name.to_owned(), contender)
     };
     // The warm-up of the last one makes the template that its runs go on from.
     let booting = [&["--no-template"], TRUE].concat();
-    let race =
-        [peer("crun"), peer("runc"), (BOOTING, ours.call(&booting)), ("microvm", ours.call(TRUE))];
+    let race = [
+        peer("crun"),
+        peer("runc"),
+        (BOOTING.to_owned(), ours.call(&booting)),
+        (OURS.to_owned(), ours.call(TRUE)),
+    ];
+    // As an engine has it done.
+    let life = |name: &str, contender: Contender| {
+        let contender = contender.then(&["create", "--bundle", &bundle, "stopwatch"]);
+        let contender = contender.then(&["start", "stopwatch"]);
+        (life(name), contender.then(&["delete", "--force", "stopwatch"]))
+    };
+    let peer = |name: &str| life(name, Contender::of(name, &[]));
+    let lives = [peer("crun"), peer("runc"), life(OURS, ours.alone())];
     let series = race
         .iter()
+        .chain(&lives)
         .map(|(name, contender)| {
             let version = Contender::new(&contender.program, &["--version"]).first_line();
             Series {
-                name: (*name).to_owned(),
+                name: name.clone(),
                 version: version.unwrap_or_else(|error| format!("{error:#}")),
                 outcome: contender.series(arguments.warm_ups, arguments.runs, scratch),
             }
         })
         .collect::<Vec<_>>();
 
-    let runs = matches!(series.last(), Some(Series { outcome: Outcome::ElapsedNs(_), .. }));
+    let runs = |series: &Series| matches!(series.outcome, Outcome::ElapsedNs(_));
+    let runs = series.iter().any(|series| series.name == OURS && runs(series));
     let (exits, timeline) = if runs {
         (exits::count(|| ours.call(TRUE).lap(scratch).map(drop))?, ours.timeline(scratch)?)
     } else {
@@ -73,28 +87,45 @@ pub(crate) fn measure(arguments: &Arguments) -> Result<Figures> {
     Ok(Figures { machine: machine()?, warm_ups: arguments.warm_ups, series, exits, timeline })
 }
 
+/// Us.
+pub(crate) const OURS: &str = "microvm";
+
 /// microvm without a template.
 pub(crate) const BOOTING: &str = "booting";
 
+/// What the series of a contender's `create`, `start` and `delete` is called behind its name.
+pub(crate) const LIFE: &str = " life";
+
+/// That series of this contender.
+pub(crate) fn life(of: &str) -> String {
+    format!("{of}{LIFE}")
+}
+
 /// What microvm is asked to do.
-const TRUE: &[&str] = &["run", "--rm", "demo", "/bin/true"];
+const TRUE: &[&str] = &["run", "--rm", "--network", "none", "demo", "/bin/true"];
 
 /// `microvm` with a state and a store of its own.
-struct Ours {
+pub(crate) struct Ours {
     program: PathBuf,
     state: String,
     store: String,
 }
 
 impl Ours {
-    fn new(outputs: &Path, scratch: &Path) -> Self {
+    /// The one in `outputs`, with everything else in `scratch`.
+    pub(crate) fn new(outputs: &Path, scratch: &Path) -> Self {
         let below = |name: &str| scratch.join(name).display().to_string();
         Self { program: outputs.join("microvm"), state: below("state"), store: below("store") }
     }
 
-    fn call(&self, args: &[&str]) -> Contender {
-        let own = ["--root", &self.state, "--store", &self.store];
-        Contender::new(&self.program, &[&own, args].concat())
+    /// `microvm ARGS…`.
+    pub(crate) fn call(&self, args: &[&str]) -> Contender {
+        self.alone().then(args)
+    }
+
+    /// `microvm` without a verb yet.
+    fn alone(&self) -> Contender {
+        Contender::of(&self.program, &["--root", &self.state, "--store", &self.store])
     }
 
     /// One run that says where its time went.
@@ -147,6 +178,11 @@ fn moments(lines: &str, lap: &Lap) -> Result<Vec<Moment>> {
     moments.sort_by_key(|moment| moment.at_ns);
     moments.push(own("exit", lap.ended_ns - lap.began_ns));
     Ok(moments)
+}
+
+/// How many processors there are to run on.
+pub(crate) fn processors() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 fn machine() -> Result<Machine> {

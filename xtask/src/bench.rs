@@ -1,53 +1,79 @@
-//! Stopwatches, run in the deterministic host: the figures of one run there, as tables here.
+//! Stopwatches, run in the deterministic host: the figures of one run there, as tables here, and as files in
+//! `docs/bench`.
 
 use std::ffi::OsStr;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, ensure};
-use clap::Subcommand;
+use clap::{Args, ValueEnum};
 
 use crate::{build, host, paths, step};
 
-/// What is measured.
-#[derive(Subcommand)]
-pub(crate) enum Wish {
-    /// `crun run`, `runc run` and `microvm run` of busybox `/bin/true`
-    Start {
-        /// Write the figures to this file too
-        #[arg(long, value_name = "FILE")]
-        json: Option<PathBuf>,
-        /// Fail if a goal of `benches/budget.json` is missed
-        #[arg(long)]
-        check: bool,
-    },
+/// What is measured, and what becomes of it.
+#[derive(Args)]
+pub(crate) struct Wish {
+    /// One benchmark; without it all of them
+    which: Option<Which>,
+    /// Fail if a goal of `benches/budget.json` is missed
+    #[arg(long)]
+    check: bool,
 }
 
-/// Measures and prints tables.
+/// A benchmark.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Which {
+    /// `crun`, `runc` and `microvm` from start to exit of busybox `/bin/true`, in one command and in three
+    Start,
+    /// Fifty containers at once: how long they take, and what each has in memory
+    Crowd,
+}
+
+impl Which {
+    /// As the stopwatch calls it, and its files.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Start => "start",
+            Self::Crowd => "crowd",
+        }
+    }
+}
+
+/// Measures, prints tables, and writes `docs/bench/NAME.json`, and of starts a picture.
 pub(crate) fn run(wish: &Wish) -> Result<ExitCode> {
-    let Wish::Start { json, check } = wish;
     let outputs = build::everything()?.directory;
     let stopwatch = build::binary("benches", "stopwatch", "release")?;
     let stopwatch = build::place(&stopwatch, outputs.join("stopwatch"))?;
-
-    step::say("racing in the deterministic host (a few minutes)");
-    let start = OsStr::new("start");
-    let words = [stopwatch.as_os_str(), start, OsStr::new("--outputs"), outputs.as_os_str()];
-    let mut race = Vec::new();
-    let code = host::run_deterministic(&outputs, &words, &mut race)?;
-    ensure!(code == 0, "the stopwatch ended with {code}");
-    let figures = paths::target().join("bench-start.json");
-    for file in [Some(&figures), json.as_ref()].into_iter().flatten() {
-        fs::write(file, &race).with_context(|| file.display().to_string())?;
-    }
-
+    let place = paths::checkout().join("docs/bench");
+    fs::create_dir_all(&place).with_context(|| place.display().to_string())?;
     let mut report = Command::new(&stopwatch);
-    report.arg("report").arg("--figures").arg(&figures);
-    report.arg("--budget").arg(paths::checkout().join("benches/budget.json"));
-    if *check {
+    report.arg("report").arg("--budget").arg(paths::checkout().join("benches/budget.json"));
+    for which in Which::value_variants() {
+        if wish.which.is_none_or(|wanted| wanted == *which) {
+            let file = measure(*which, &stopwatch, &outputs, &place)?;
+            report.arg(format!("--{}", which.name())).arg(file);
+        }
+    }
+    if wish.which != Some(Which::Crowd) {
+        report.arg("--svg").arg(place.join("start.svg"));
+    }
+    if wish.check {
         report.arg("--check");
     }
     let status = report.status().context("the report")?;
     Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn measure(which: Which, stopwatch: &Path, outputs: &Path, place: &Path) -> Result<PathBuf> {
+    let name = which.name();
+    step::say(&format!("{name}: measuring in the deterministic host (a few minutes)"));
+    let words = [stopwatch.as_os_str(), name.as_ref(), "--outputs".as_ref(), outputs.as_os_str()];
+    let words: [&OsStr; 4] = words;
+    let mut figures = Vec::new();
+    let code = host::run_deterministic(outputs, &words, &mut figures)?;
+    ensure!(code == 0, "the stopwatch ended with {code}");
+    let file = place.join(format!("{name}.json"));
+    fs::write(&file, &figures).with_context(|| file.display().to_string())?;
+    Ok(file)
 }

@@ -52,7 +52,6 @@ enum Wish {
     /// Run the conformance suites on runc, crun and microvm, side by side
     Conformance(conformance::Args),
     /// Stopwatches
-    #[command(subcommand)]
     Bench(bench::Wish),
     /// The emulated KVM host
     #[command(subcommand)]
