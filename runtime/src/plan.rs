@@ -13,7 +13,7 @@ use nix::sys::signal::Signal;
 use proto::spec::{Container, Mount, Process, Root, Stdio, TerminalSize, User, Who};
 
 use crate::labels::Labels;
-use crate::network::own::{BadPort, Newcomer};
+use crate::network::own::{BadPort, NONE, Newcomer};
 use crate::state::record::{BadName, Id, Name};
 use crate::wishes::{ProcessWishes, Wishes};
 
@@ -300,10 +300,11 @@ fn network(
     hostname: &str,
 ) -> Result<Option<Newcomer>, PlanError> {
     let ports = wishes.publish.iter().map(|word| word.parse()).collect::<Result<Vec<_>, _>>()?;
-    let refused = |why| PlanError::Network { word: wishes.network.clone(), why };
-    match wishes.network.as_str() {
-        "none" | "" if ports.is_empty() => Ok(None),
-        "none" | "" => Err(refused("no port can be published where there is no network")),
+    let word = wishes.network.as_deref().unwrap_or(NONE);
+    let refused = |why| PlanError::Network { word: word.to_owned(), why };
+    match word {
+        NONE | "" if ports.is_empty() => Ok(None),
+        NONE | "" => Err(refused("no port can be published where there is no network")),
         "host" => {
             Err(refused("a guest has a kernel of its own, which is not on the host's network"))
         }

@@ -159,6 +159,11 @@ impl BootFile {
     }
 }
 
+/// The network that the environment names, for those who say none.
+pub(crate) fn network_of_environment() -> Option<String> {
+    std::env::var("MICROVM_NETWORK").ok().filter(|name| !name.is_empty())
+}
+
 /// What the environment names, for options that were not given.
 pub(crate) fn named_by_environment(file: BootFile) -> Option<PathBuf> {
     std::env::var_os(file.variable()).filter(|path| !path.is_empty()).map(PathBuf::from)

@@ -56,10 +56,11 @@ pub(crate) struct Wishes {
     #[arg(long, value_name = "DST[:OPTIONS]")]
     #[serde(default)]
     pub(crate) tmpfs: Vec<String>,
-    /// Put the container on this network: default, one of `microvm network create`, or none.
-    #[arg(long, value_name = "NAME", default_value = "none")]
+    /// Put the container on this network: default, one of `microvm network create`, or none. [default: what
+    /// MICROVM_NETWORK says, else default where this machine can have it]
+    #[arg(long, value_name = "NAME")]
     #[serde(default)]
-    pub(crate) network: String,
+    pub(crate) network: Option<String>,
     /// Let a port of the container be reached by one of this machine.
     #[arg(short, long = "publish", value_name = "[ADDRESS:]HOST:CONTAINER[/udp]")]
     #[serde(default)]

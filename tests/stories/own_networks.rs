@@ -3,13 +3,13 @@
 use std::fs;
 use std::net::{SocketAddrV4, TcpListener, UdpSocket};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use rustix::net::{
     AddressFamily, SendFlags, SocketFlags, SocketType, ipproto, sendto, socket_with,
 };
 use rustix::process::Signal;
-use tests::{House, Outcome, Running};
+use tests::{House, Outcome, Running, when_it_soaks};
 
 use crate::networks::{SERVE, page};
 
@@ -20,6 +20,8 @@ crate::stories![
     a_guest_cannot_speak_for_another,
     networks_are_made_listed_and_removed,
     what_no_vm_can_have_is_refused_with_the_reason,
+    a_container_of_which_nothing_is_said_is_on_the_default_network,
+    the_host_is_as_it_was_when_many_have_come_and_gone,
 ];
 
 /// Where networks are written down.
@@ -186,5 +188,62 @@ fn what_no_vm_can_have_is_refused_with_the_reason() {
     refusal(&["--network", "default", "-p", "18085:80"], "port 18085/tcp of 0.0.0.0");
     drop(taken);
     assert!(!Path::new(PLACE).exists(), "{:?}", fs::read_dir(PLACE).unwrap().collect::<Vec<_>>());
+    house.expect_nothing_left();
+}
+
+/// `run` as a person has it, whose environment says nothing of networks.
+fn plain(house: &House, options: &[&str], script: &str) -> Command {
+    let run = [&["run", "--rm"], options, &["demo", "sh", "-c", script]].concat();
+    let mut command = house.command(run);
+    command.env_remove("MICROVM_NETWORK");
+    command
+}
+
+fn a_container_of_which_nothing_is_said_is_on_the_default_network() {
+    const INTERFACES: &str = "ls /sys/class/net";
+    let house = House::new();
+    let before = picture();
+    let said =
+        Outcome::of(&mut plain(&house, &[], "ip -o route; ls /sys/class/net")).expect_code(0);
+    assert!(said.text().starts_with("default via 10.190.0.1 dev eth0"), "{}", said.text());
+    assert_eq!(said.stderr, "");
+    let said = Outcome::of(&mut plain(&house, &["--network", "none"], INTERFACES)).expect_code(0);
+    assert_eq!((said.text().as_str(), said.stderr.as_str()), ("lo\n", ""));
+    // Where it cannot be had, the container runs, and whoever started it hears what to do.
+    let said = Outcome::of(plain(&house, &[], INTERFACES).env("PATH", "/nowhere")).expect_code(0);
+    assert_eq!(said.text(), "lo\n");
+    assert!(
+        said.stderr.contains("nft is not installed (Debian package nftables)"),
+        "{}",
+        said.stderr
+    );
+    let mut published = plain(&house, &["-p", "18083:80"], "true");
+    let said = Outcome::of(published.env("PATH", "/nowhere")).expect_code(125);
+    assert!(said.stderr.contains("no port can be published"), "{}", said.stderr);
+    assert_eq!(picture(), before);
+    house.expect_nothing_left();
+}
+
+fn the_host_is_as_it_was_when_many_have_come_and_gone() {
+    const AT_ONCE: usize = 4;
+    let house = House::new();
+    let before = picture();
+    for _ in 0..when_it_soaks(100 / AT_ONCE, 2) {
+        let all: Vec<_> = (0..AT_ONCE)
+            .map(|number| {
+                let port = format!("{}:80", 18100 + number);
+                let script = "ping -c 1 -w 60 10.190.0.1 > /dev/null && echo up";
+                let mut command = plain(&house, &["-p", &port], script);
+                command.stdout(Stdio::piped()).spawn().unwrap()
+            })
+            .collect();
+        for one in all {
+            let said = one.wait_with_output().unwrap();
+            assert!(said.status.success(), "{}", said.status);
+            assert_eq!(String::from_utf8_lossy(&said.stdout), "up\n");
+        }
+        assert_eq!(picture(), before);
+        assert!(!Path::new(PLACE).exists());
+    }
     house.expect_nothing_left();
 }

@@ -1,5 +1,6 @@
 //! Programs that people run, from Debian's packages, by way of a registry.
 
+use rustix::process::{Signal, kill_process};
 use tests::{House, Outcome, services_store};
 
 crate::stories![
@@ -7,6 +8,7 @@ crate::stories![
     nginx_serves,
     python_passes_tests_of_its_own,
     node_compiles_and_serves_itself,
+    postgres_keeps_what_was_committed_when_its_vm_is_killed,
 ];
 
 /// `microvm ARGS…` with the store of the services.
@@ -81,4 +83,41 @@ fn node_compiles_and_serves_itself() {
     let said = call(&house, &["run", "--rm", "node", "node", "-e", script]).expect_code(0);
     assert_eq!(said.text(), "served\n");
     house.expect_nothing_left();
+}
+
+fn postgres_keeps_what_was_committed_when_its_vm_is_killed() {
+    // The first time it makes its database, which is on the disk before it is used.
+    const SERVE: &str = "cd /var/lib/postgresql && { [ -f data/PG_VERSION ] || \
+        { initdb --no-locale --no-sync --auth=trust data && sync; }; } && \
+        exec postgres -D data -k /tmp -c listen_addresses= -c shared_buffers=16MB";
+    const SUM: &str =
+        "select count(*), sum(number), md5(string_agg(word, '' order by number)) from kept";
+    let house = House::new();
+    let ask = |sql: &str| {
+        let psql = ["exec", "it", "psql", "-h", "/tmp", "-v", "ON_ERROR_STOP=1", "-Atc", sql];
+        call(&house, &psql).expect_code(0).text()
+    };
+    let is_ready = || beside(&house, "until pg_isready -h /tmp; do sleep 0.5; done").expect_code(0);
+    serve(&house, &["--storage", "size=1g", "postgres", "sh", "-c", SERVE]);
+    is_ready();
+    ask(
+        "create table kept as select number, md5(number::text) as word from generate_series(1, 5000) number",
+    );
+    ask("insert into kept values (6000, 'the last')");
+    let whole = ask(SUM);
+    // A transaction that does not come to its end.
+    let lost = "insert into kept select number, 'lost' from generate_series(7000, 7999) number; \
+                select pg_sleep(10000)";
+    call(&house, &["exec", "--detach", "it", "psql", "-h", "/tmp", "-c", lost]).expect_code(0);
+    let sleeps = "until psql -h /tmp -Atc 'select wait_event from pg_stat_activity' | grep PgSleep; do \
+                  sleep 0.2; done";
+    beside(&house, sleeps).expect_code(0);
+
+    kill_process(house.process("microvm vmm"), Signal::KILL).unwrap();
+    call(&house, &["wait", "it"]).expect_code(0);
+    call(&house, &["start", "it"]).expect_code(0);
+    is_ready();
+    assert_eq!(ask(SUM), whole);
+    assert!(whole.starts_with("5001|"), "{whole}");
+    remove(&house);
 }

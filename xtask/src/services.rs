@@ -21,10 +21,17 @@ const TOOLS: &[&str] = &["mmdebstrap", "umoci", "skopeo", "docker-registry"];
 
 const SUITE: &str = "trixie";
 
+/// Where a Debian has its programs.
+const USUAL_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
 /// An image of one layer.
 struct Service {
     name: &'static str,
     packages: &'static [&'static str],
+    /// What the shell does to the root at `$1` before these are installed.
+    before: Option<&'static str>,
+    /// Where its programs are, beside the usual places.
+    path: Option<&'static str>,
     user: Option<&'static str>,
     command: &'static [&'static str],
 }
@@ -33,22 +40,47 @@ const SERVICES: &[Service] = &[
     Service {
         name: "redis",
         packages: &["redis-server", "redis-tools"],
+        before: None,
+        path: None,
         user: Some("redis"),
         command: &["redis-server", "--save", "", "--dir", "/var/lib/redis"],
     },
     Service {
         name: "nginx",
         packages: &["nginx-light", "curl"],
+        before: None,
+        path: None,
         user: None,
         command: &["nginx", "-g", "daemon off;"],
     },
     Service {
         name: "python",
         packages: &["python3", "libpython3.13-testsuite"],
+        before: None,
+        path: None,
         user: None,
         command: &["python3"],
     },
-    Service { name: "node", packages: &["nodejs"], user: None, command: &["node"] },
+    Service {
+        name: "node",
+        packages: &["nodejs"],
+        before: None,
+        path: None,
+        user: None,
+        command: &["node"],
+    },
+    Service {
+        name: "postgres",
+        packages: &["postgresql-17"],
+        // A database is its user's to make, not the package's.
+        before: Some(
+            "mkdir -p \"$1/etc/postgresql-common\" && \
+             echo create_main_cluster = false > \"$1/etc/postgresql-common/createcluster.conf\"",
+        ),
+        path: Some("/usr/lib/postgresql/17/bin"),
+        user: Some("postgres"),
+        command: &["postgres"],
+    },
 ];
 
 /// A store with all of them in it, which the `microvm` among `outputs` has pulled.
@@ -109,6 +141,7 @@ fn build(entry: &Path) -> Result<()> {
         let left_out = ["man", "locale", "doc"];
         mmdebstrap
             .args(left_out.map(|it| format!("--dpkgopt=path-exclude=/usr/share/{it}/*")))
+            .args(service.before.map(|script| format!("--essential-hook={script}")))
             .arg(format!("--include={}", service.packages.join(",")))
             .arg(SUITE)
             .arg(&tar);
@@ -122,6 +155,9 @@ fn build(entry: &Path) -> Result<()> {
         let mut config = umoci(&["config", "--image"], &image);
         for word in service.command {
             config.args(["--config.cmd", word]);
+        }
+        if let Some(path) = service.path {
+            config.args(["--config.env", &format!("PATH={path}:{USUAL_PATH}")]);
         }
         if let Some(user) = service.user {
             config.args(["--config.user", user]);

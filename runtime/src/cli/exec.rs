@@ -8,7 +8,7 @@ use crate::exit::Failure;
 use crate::host;
 use crate::oci;
 use crate::oci::preserved;
-use crate::oci::supervise::{self, Order};
+use crate::oci::supervise::{self, Order, Streams};
 use crate::plan::{self, Host};
 use crate::relay::Front;
 use crate::settings::Settings;
@@ -63,7 +63,7 @@ impl Exec {
         let exec = host.id.short().to_owned();
         let Added { detach, console_socket, pid_file, ignore_paused, .. } = &self.added;
         if *detach || console_socket.is_some() {
-            let name = container.record.name.clone();
+            let (name, bundled) = (container.record.name.clone(), container.record.oci.is_some());
             let console_socket = console_socket.as_deref().map(std::path::absolute).transpose()?;
             let order = Order::Exec {
                 settings: settings.clone(),
@@ -73,7 +73,9 @@ impl Exec {
                 console_socket,
                 ignore_paused: *ignore_paused,
             };
-            let pid = supervise::start(order, &preserved)?;
+            // A bundle's callers have made the streams that it is to have; of others nobody hears it any more.
+            let streams = if *detach && !bundled { Streams::Null } else { Streams::Callers };
+            let pid = supervise::start(order, streams, &preserved)?;
             drop(preserved);
             super::oci::write_pid_file(pid_file.as_deref(), pid)?;
             return if *detach { Ok(0) } else { supervise::wait(pid) };

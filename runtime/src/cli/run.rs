@@ -4,7 +4,8 @@ use image::Store;
 use super::oci::{self, Bundled};
 use super::pull::{Registries, When};
 use crate::exit::Failure;
-use crate::settings::Settings;
+use crate::network::own;
+use crate::settings::{self, Settings};
 use crate::timeline::Timeline;
 use crate::wishes::Wishes;
 use crate::{detach, plan, run};
@@ -40,6 +41,9 @@ impl Run {
         if let Some(directory) = &mut self.wishes.rootfs {
             *directory = std::path::absolute(&*directory)?;
         }
+        let network = self.wishes.network.take().or_else(settings::network_of_environment);
+        // Decided here: what is written down about it, and made of it again, is that.
+        self.wishes.network = Some(network.unwrap_or_else(usual_network));
         let (image, _) = plan::source_and_command(&self.wishes)?;
         if self.wishes.rootfs.is_none() {
             // Here and not in the background, where nobody sees how far it is.
@@ -58,5 +62,16 @@ impl Run {
             timeline.write(path)?;
         }
         Ok(end?)
+    }
+}
+
+/// The network of a container of which nobody says anything. Where there is none, whoever started it hears why.
+fn usual_network() -> String {
+    match own::possible() {
+        Ok(()) => own::DEFAULT.to_owned(),
+        Err(missing) => {
+            eprintln!("microvm: no network: {missing}; with --network none this is not said");
+            own::NONE.to_owned()
+        }
     }
 }

@@ -6,7 +6,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{self, Command};
 use std::sync::mpsc;
 use std::thread;
 
@@ -26,6 +26,7 @@ use super::hooks;
 use super::plan;
 use super::preserved;
 use super::resources::HOST_OVERHEAD_BYTES;
+use super::resources::Values;
 use super::state::State;
 use super::view::View;
 use super::{mounts, namespace};
@@ -110,10 +111,23 @@ pub(crate) enum SuperviseError {
     CallerGone,
 }
 
+/// Which standard streams a supervisor has, and with it its process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Streams {
+    /// Those of whoever starts it.
+    Callers,
+    /// None.
+    Null,
+}
+
 /// Starts a supervisor; gives back its process number once what was ordered is done.
 ///
 /// It has the `preserved` descriptors, which must stand under the numbers that they came with.
-pub(crate) fn start(order: Order, preserved: &[(Preserved, OwnedFd)]) -> Result<u32, Failure> {
+pub(crate) fn start(
+    order: Order,
+    streams: Streams,
+    preserved: &[(Preserved, OwnedFd)],
+) -> Result<u32, Failure> {
     let (ours, theirs) =
         socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
             .map_err(|error| SuperviseError::Process(error.into()))?;
@@ -125,6 +139,10 @@ pub(crate) fn start(order: Order, preserved: &[(Preserved, OwnedFd)]) -> Result<
     let mut command = Command::new(THIS_PROGRAM);
     command.arg0("microvm").arg(VERB);
     command.arg(theirs.as_raw_fd().to_string()).arg(preserved.len().to_string());
+    if streams == Streams::Null {
+        let null = process::Stdio::null;
+        command.stdin(null()).stdout(null()).stderr(null());
+    }
     let mut child = command.spawn().map_err(SuperviseError::Process)?;
     drop(theirs);
     converse(&ours, &order).map(|()| child.id()).inspect_err(|_| {
@@ -261,16 +279,19 @@ fn create(
         oci: Some(oci),
     };
     let mut claimed = planned.claim(&root)?;
-    let mut values = decided.limits.host;
+    // A quota is for what the container does: to make a machine for it is neither its work nor its time.
+    let (quota, mut values): (Values, Values) =
+        decided.limits.host.into_iter().partition(|(name, _)| name.starts_with("cpu.max"));
     if decided.limits.memory_bytes.is_some() {
         let most = claimed.ram_bytes() + HOST_OVERHEAD_BYTES;
         values.push(("memory.max".to_owned(), most.to_string()));
     }
     let (group, home) = (cgroup.group.clone(), Group::of(rustix::process::getpid()));
+    let ground = group.clone();
     claimed.undo(move || {
         // Nobody can take away the ground he stands on.
         let _ = home.enter();
-        let _ = group.remove();
+        let _ = ground.remove();
     });
     cgroup.join(&name, &values)?;
     namespace::enter(&decided.network)?;
@@ -307,10 +328,9 @@ fn create(
     });
     if told.recv().is_ok() {
         // A container into which others would copy the host's files is not handed out.
-        let word = match view.enter(move |files| read_proc(&guest, files)) {
-            Ok(()) => Told::Done,
-            Err(error) => Told::Failed(Failure::of(&SuperviseError::View(error))),
-        };
+        let view = view.enter(move |files| read_proc(&guest, files)).map_err(SuperviseError::View);
+        let ready = view.map_err(Failure::from).and_then(|()| Ok(group.set(&quota)?));
+        let word = ready.map_or_else(Told::Failed, |()| Told::Done);
         let heard = caller.take().is_some_and(|caller| say(&caller, &word).is_ok());
         let _ = answer.send(heard && matches!(word, Told::Done));
     }

@@ -165,7 +165,7 @@ fn a_container_finds_its_name_and_localhost_unless_somebody_has_brought_others()
     let both = BTreeMap::from([(at, hosts.to_owned()), (name.clone(), "box\n".to_owned())]);
     assert_eq!(files(&named), both);
     // On a network others make `/etc/hosts`.
-    let on_network = Wishes { network: "town".into(), ..named.clone() };
+    let on_network = Wishes { network: Some("town".into()), ..named.clone() };
     let name_alone = |wishes: &Wishes| files(wishes).into_keys().eq([name.clone()]);
     assert!(name_alone(&on_network));
     let brought = Wishes { volumes: words(&["/x:/etc/hosts"]), ..named.clone() };

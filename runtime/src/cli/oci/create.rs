@@ -10,7 +10,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open, pidfd_send_signal};
 use super::known;
 use crate::exit::Failure;
 use crate::oci::preserved;
-use crate::oci::supervise::{self, Order};
+use crate::oci::supervise::{self, Order, Streams};
 use crate::settings::Settings;
 use crate::signals::Signals;
 use crate::terminal::{self, Raw};
@@ -78,7 +78,7 @@ fn create(
         console_socket: console_socket.as_deref().map(std::path::absolute).transpose()?,
         own_terminal: ours && terminal::on_stdin(),
     };
-    let pid = supervise::start(order, preserved)?;
+    let pid = supervise::start(order, Streams::Callers, preserved)?;
     if let Some(path) = pid_file
         && let Err(source) = write_pid(path, pid)
     {

@@ -29,11 +29,35 @@ use proto::spec::Mount;
 
 use self::network::{Lease, Network};
 pub(crate) use self::ports::{BadPort, Port, Protocol};
+pub(crate) use self::registry::{DEFAULT, Registry, RegistryError};
 use self::registry::{Member, Turn};
-pub(crate) use self::registry::{Registry, RegistryError};
 use super::tap;
 use super::{Held, NetworkError, Wiring, refused};
 use crate::vm::Card;
+
+/// The word for being on no network.
+pub(crate) const NONE: &str = "none";
+
+/// Why this machine cannot have networks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Missing {
+    /// Nobody else may make them.
+    #[error("networks are for root")]
+    Root,
+    /// Who makes the rules.
+    #[error("nft is not installed (Debian package nftables)")]
+    Nft,
+}
+
+/// Whether this machine can have networks, as far as that can be seen without trying.
+pub(crate) fn possible() -> Result<(), Missing> {
+    if !rustix::process::geteuid().is_root() {
+        return Err(Missing::Root);
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let is_there = std::env::split_paths(&path).any(|directory| directory.join("nft").is_file());
+    if is_there { Ok(()) } else { Err(Missing::Nft) }
+}
 
 /// What a guest's interface is called.
 const INTERFACE: &str = "eth0";
