@@ -91,34 +91,64 @@ enum LogFormat {
     Json,
 }
 
+// A verb's options are put together when it is the one: all of them together take a millisecond of every start.
 #[derive(Subcommand, Debug)]
+#[command(defer = true)]
 enum Verb {
+    /// Run a container from an image, a directory or a bundle.
     Run(Box<run::Run>),
+    /// Run another program in a running container.
     Exec(exec::Exec),
+    /// List containers, or the processes of one.
     Ps(ps::Ps),
+    /// Print what a container in the background has written, each stream to its own.
     Logs(logs::Logs),
+    /// Wait until containers have ended, and print their exit codes.
     Wait(wait::Wait),
+    /// Send a signal to containers.
     Kill(kill::Kill),
+    /// Ask running containers to end, and end them if they do not.
     Stop(stop::Stop),
+    /// Stop containers that run, and start them again.
     Restart(restart::Restart),
+    /// Remove ended containers.
     Rm(rm::Rm),
+    /// Copy files between a running container and this machine.
     Cp(cp::Cp),
+    /// List what a running container has changed in its image: A for added, C for changed, D for deleted.
     Diff(diff::Diff),
+    /// Write a running container's root file system as a tar archive, without what is mounted in it.
     Export(export::Export),
+    /// Make an image of a running container: of its image and what it has changed in it. It runs on meanwhile.
     Commit(commit::Commit),
+    /// Pull images from registries.
     Pull(pull::Pull),
+    /// Load images from an OCI layout or archive, or from what `docker save` writes.
     Load(load::Load),
+    /// Save images as an archive for other tools.
     Save(save::Save),
+    /// List images.
     Images(images::Images),
+    /// Show what is known of images, as JSON.
     Inspect(inspect::Inspect),
+    /// Show how an image was made, the last step first.
     History(history::History),
+    /// Give an image one more name.
     Tag(tag::Tag),
+    /// Remove images' names, and images with their last name.
     Rmi(rmi::Rmi),
+    /// Remove images that have lost their names, what is left of pulls, and disks of containers that are gone. What a
+    /// container uses stays.
     Prune(prune::Prune),
+    /// The saved machines that VMs go on from.
     Template(template::Templates),
+    /// Make, list and remove volumes.
     Volume(volume::VolumeVerbs),
+    /// The networks that containers can be on.
     Network(network::Networks),
+    /// Say what this machine can do, and what to do about what it cannot.
     Doctor(doctor::Doctor),
+    /// Print versions.
     Version(version::Version),
     #[command(flatten)]
     Oci(oci::Verb),

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use clap::Args;
 use serde::{Deserialize, Serialize};
 
-/// A new container.
+// A new container.
 #[derive(Args, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Wishes {
     /// Remove the container when it has ended.
@@ -76,7 +76,7 @@ pub(crate) struct Wishes {
     pub(crate) image_and_command: Vec<String>,
 }
 
-/// What a container's process and an added one have in common.
+// What a container's process and an added one have in common.
 #[derive(Args, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct ProcessWishes {
     /// Keep standard input open and connected.

@@ -13,7 +13,6 @@ use crate::state::Root;
 use crate::state::record::now;
 use crate::visit::Visited;
 
-/// Make an image of a running container: of its image and what it has changed in it. It runs on meanwhile.
 #[derive(Args, Debug)]
 pub(super) struct Commit {
     /// Who made it.

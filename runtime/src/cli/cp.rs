@@ -9,7 +9,6 @@ use crate::settings::Settings;
 use crate::state::Root;
 use crate::visit::Visited;
 
-/// Copy files between a running container and this machine.
 #[derive(Args, Debug)]
 pub(super) struct Cp {
     /// With owners and groups as they are there, by number. Else files in the container become root's, and

@@ -11,7 +11,6 @@ use crate::settings::Settings;
 use crate::state::Root;
 use crate::visit::Visited;
 
-/// List what a running container has changed in its image: A for added, C for changed, D for deleted.
 #[derive(Args, Debug)]
 pub(super) struct Diff {
     /// How to print.

@@ -4,7 +4,6 @@ use crate::doctor::{self, Verdict};
 use crate::exit::Failure;
 use crate::settings::Settings;
 
-/// Say what this machine can do, and what to do about what it cannot.
 #[derive(Args, Debug)]
 pub(super) struct Doctor {
     /// How to print.

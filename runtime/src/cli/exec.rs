@@ -19,7 +19,6 @@ use crate::terminal::{self, Raw};
 use crate::visit::Visited;
 use crate::wishes::ProcessWishes;
 
-/// Run another program in a running container.
 #[derive(Args, Debug)]
 pub(super) struct Exec {
     #[command(flatten)]

@@ -12,7 +12,6 @@ use crate::settings::Settings;
 use crate::state::Root;
 use crate::visit::Visited;
 
-/// Write a running container's root file system as a tar archive, without what is mounted in it.
 #[derive(Args, Debug)]
 pub(super) struct Export {
     /// Write to FILE, not to standard output.

@@ -8,7 +8,6 @@ use crate::settings::Settings;
 /// What is shown of a command.
 const SHOWN_CHARS: usize = 60;
 
-/// Show how an image was made, the last step first.
 #[derive(Args, Debug)]
 pub(super) struct History {
     /// A name or an id.

@@ -6,7 +6,6 @@ use crate::exit::Failure;
 use crate::settings::Settings;
 use crate::state::record::SHORT_ID_LEN;
 
-/// List images.
 #[derive(Args, Debug)]
 pub(super) struct Images {
     /// Ids only.

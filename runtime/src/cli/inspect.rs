@@ -5,7 +5,6 @@ use serde_json::{Value, json};
 use crate::exit::Failure;
 use crate::settings::Settings;
 
-/// Show what is known of images, as JSON.
 #[derive(Args, Debug)]
 pub(super) struct Inspect {
     /// Names or ids.

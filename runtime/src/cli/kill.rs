@@ -13,7 +13,6 @@ use crate::visit::Visited;
 
 const SIGKILL: i32 = nix::sys::signal::Signal::SIGKILL as i32;
 
-/// Send a signal to containers.
 #[derive(Args, Debug)]
 pub(super) struct Kill {
     /// The signal, by name or number. [default: KILL; TERM for a container of a bundle]

@@ -6,7 +6,6 @@ use image::Store;
 use crate::exit::Failure;
 use crate::settings::Settings;
 
-/// Load images from an OCI layout or archive, or from what `docker save` writes.
 #[derive(Args, Debug)]
 pub(super) struct Load {
     /// The archive, or the layout's directory.

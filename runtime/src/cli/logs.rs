@@ -8,7 +8,6 @@ use crate::log;
 use crate::settings::Settings;
 use crate::state::Root;
 
-/// Print what a container in the background has written, each stream to its own.
 #[derive(Args, Debug)]
 pub(super) struct Logs {
     /// The container's name, or the beginning of its id.

@@ -4,7 +4,6 @@ use super::table;
 use crate::exit::Failure;
 use crate::network::own::Registry;
 
-/// The networks that containers can be on.
 #[derive(Args, Debug)]
 pub(super) struct Networks {
     #[command(subcommand)]

@@ -9,8 +9,6 @@ use crate::settings::Settings;
 use crate::state::{Root, StateError};
 use crate::storage;
 
-/// Remove images that have lost their names, what is left of pulls, and disks of containers that are gone. What a
-/// container uses stays.
 #[derive(Args, Debug)]
 pub(super) struct Prune {
     /// Images with names too.

@@ -8,7 +8,6 @@ use crate::settings::Settings;
 use crate::state::record::{SHORT_ID_LEN, Status};
 use crate::state::{Entry, Root};
 
-/// List containers, or the processes of one.
 #[derive(Args, Debug)]
 pub(super) struct Ps {
     /// Ended containers too.

@@ -7,7 +7,6 @@ use super::progress::Progress;
 use crate::exit::Failure;
 use crate::settings::Settings;
 
-/// Pull images from registries.
 #[derive(Args, Debug)]
 pub(super) struct Pull {
     #[command(flatten)]
@@ -20,7 +19,7 @@ pub(super) struct Pull {
     images: Vec<String>,
 }
 
-/// How registries are asked.
+// How registries are asked.
 #[derive(Args, Clone, Debug)]
 pub(super) struct Registries {
     /// The image for this platform. [default: this machine's]

@@ -8,7 +8,6 @@ use crate::settings::Settings;
 use crate::state::Root;
 use crate::visit::Visited;
 
-/// Stop containers that run, and start them again.
 #[derive(Args, Debug)]
 pub(super) struct Restart {
     /// How many seconds they have to end.

@@ -8,7 +8,6 @@ use crate::storage;
 use crate::visit::Visited;
 use crate::volumes::{Anonymous, Volumes};
 
-/// Remove ended containers.
 #[derive(Args, Debug)]
 pub(super) struct Rm {
     /// End running ones first.

@@ -4,7 +4,6 @@ use image::Store;
 use crate::exit::Failure;
 use crate::settings::Settings;
 
-/// Remove images' names, and images with their last name.
 #[derive(Args, Debug)]
 pub(super) struct Rmi {
     /// Names or ids.

@@ -10,7 +10,6 @@ use crate::timeline::Timeline;
 use crate::wishes::Wishes;
 use crate::{detach, plan, run};
 
-/// Run a container from an image, a directory or a bundle.
 #[derive(Args, Debug)]
 pub(super) struct Run {
     #[command(flatten)]

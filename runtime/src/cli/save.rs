@@ -8,7 +8,6 @@ use image::{ArchiveKind, SaveError, Store};
 use crate::exit::Failure;
 use crate::settings::Settings;
 
-/// Save images as an archive for other tools.
 #[derive(Args, Debug)]
 pub(super) struct Save {
     /// Where to. [default: standard output]

@@ -6,7 +6,6 @@ use super::each;
 use crate::exit::Failure;
 use crate::settings::Settings;
 
-/// Ask running containers to end, and end them if they do not.
 #[derive(Args, Debug)]
 pub(super) struct Stop {
     /// How many seconds they have.

@@ -4,7 +4,6 @@ use image::Store;
 use crate::exit::Failure;
 use crate::settings::Settings;
 
-/// Give an image one more name.
 #[derive(Args, Debug)]
 pub(super) struct Tag {
     /// A name or an id.

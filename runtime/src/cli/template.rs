@@ -10,7 +10,6 @@ use crate::state::Root;
 use crate::template::Shelf;
 use crate::template::key::Key;
 
-/// The saved machines that VMs go on from.
 #[derive(Args, Debug)]
 pub(super) struct Templates {
     #[command(subcommand)]

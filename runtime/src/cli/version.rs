@@ -2,7 +2,6 @@ use clap::Args;
 
 use crate::exit::Failure;
 
-/// Print versions.
 #[derive(Args, Debug)]
 pub(super) struct Version {}
 

@@ -11,7 +11,6 @@ use crate::state::Root;
 use crate::state::record::Id;
 use crate::volumes::{Name, Volume, VolumeError, Volumes, in_use};
 
-/// Make, list and remove volumes.
 #[derive(Args, Debug)]
 pub(super) struct VolumeVerbs {
     #[command(subcommand)]

@@ -4,7 +4,6 @@ use crate::exit::Failure;
 use crate::settings::Settings;
 use crate::state::Root;
 
-/// Wait until containers have ended, and print their exit codes.
 #[derive(Args, Debug)]
 pub(super) struct Wait {
     /// The containers' names, or the beginnings of their ids.

@@ -320,11 +320,14 @@ fn create(
     let (tell, told) = mpsc::channel();
     let (answer, answered) = mpsc::channel();
     let asked = caller.as_ref().ok_or(SuperviseError::CallerGone)?.try_clone()?;
+    let timeline_file = settings.timeline.clone();
     let attending = thread::spawn(move || {
         // Whoever should hear it waits below, and knows who else has.
         let created = move || tell.send(()).is_ok() && answered.recv().unwrap_or(false);
         let front = Front::Caller { interactive: true, preserved };
-        (running.attend_held(front, &signals, &timeline, asked, created), timeline)
+        let end = running.attend_held(front, &signals, &timeline, asked, created);
+        // The other thread sees the container's files by then, and not the caller's.
+        (end, timeline_file.map_or(Ok(()), |path| timeline.write(&path)))
     });
     if told.recv().is_ok() {
         // A container into which others would copy the host's files is not handed out.
@@ -334,10 +337,8 @@ fn create(
         let heard = caller.take().is_some_and(|caller| say(&caller, &word).is_ok());
         let _ = answer.send(heard && matches!(word, Told::Done));
     }
-    let (end, timeline) = attending.join().map_err(|_| SuperviseError::Silent)?;
-    if let Some(path) = &settings.timeline {
-        timeline.write(path)?;
-    }
+    let (end, written) = attending.join().map_err(|_| SuperviseError::Silent)?;
+    written?;
     match end {
         Ok(status) => Ok(status.shell_code()),
         Err(error) => {

@@ -6,7 +6,7 @@ use proto::spec::Process;
 use super::create::{DemandError, write_pid};
 use crate::exit::Failure;
 
-/// What runc's `exec` has beside what everybody's has.
+// What runc's `exec` has beside what everybody's has.
 #[derive(Args, Clone, Debug, Default)]
 pub(in crate::cli) struct Added {
     /// Read the process from FILE, as `process` of `config.json` has it.

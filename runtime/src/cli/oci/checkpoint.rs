@@ -2,14 +2,12 @@ use clap::Args;
 
 use crate::exit::Failure;
 
-/// Not supported yet.
 #[derive(Args, Debug)]
 pub(in crate::cli) struct Checkpoint {
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
     _words: Vec<String>,
 }
 
-/// Not supported yet.
 #[derive(Args, Debug)]
 pub(in crate::cli) struct Restore {
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]

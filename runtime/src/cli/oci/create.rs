@@ -15,7 +15,6 @@ use crate::settings::Settings;
 use crate::signals::Signals;
 use crate::terminal::{self, Raw};
 
-/// Create a container from a bundle: everything is there, its process waits for `start`.
 #[derive(Args, Debug)]
 pub(in crate::cli) struct Create {
     #[command(flatten)]
@@ -24,7 +23,7 @@ pub(in crate::cli) struct Create {
     id: String,
 }
 
-/// What `create` and `run` of a bundle have in common.
+// What `create` and `run` of a bundle have in common.
 #[derive(Args, Clone, Debug, Default)]
 pub(in crate::cli) struct Bundled {
     /// The bundle's directory. [default: this directory]

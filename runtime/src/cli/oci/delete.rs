@@ -14,7 +14,6 @@ use crate::state::{Dir, Root, StateError};
 use crate::storage;
 use crate::visit::Visited;
 
-/// Delete a container that has ended or was never started.
 #[derive(Args, Debug)]
 pub(in crate::cli) struct Delete {
     /// End it first if it is running; no error if there is none.

@@ -9,7 +9,6 @@ use crate::oci::stats::{self, Stats};
 use crate::settings::Settings;
 use crate::visit::Visited;
 
-/// Print what a container uses, and when its memory ran out, as JSON lines.
 #[derive(Args, Debug)]
 pub(in crate::cli) struct Events {
     /// Print what it uses now, and end.

@@ -4,7 +4,6 @@ use serde_json::json;
 use crate::exit::Failure;
 use crate::oci::VERSION;
 
-/// Print what this runtime can do (runtime specification, "Features Structure").
 #[derive(Args, Debug)]
 pub(in crate::cli) struct Features {}
 

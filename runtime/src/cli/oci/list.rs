@@ -6,7 +6,6 @@ use crate::oci::state::Known;
 use crate::settings::Settings;
 use crate::state::Root;
 
-/// List containers.
 #[derive(Args, Debug)]
 pub(in crate::cli) struct List {
     /// How.

@@ -36,19 +36,33 @@ pub(super) const FAILED: u8 = 1;
 pub(super) const FAILED_EXEC: u8 = 255;
 
 #[derive(Subcommand, Debug)]
+#[command(defer = true)]
 pub(super) enum Verb {
+    /// Create a container from a bundle: everything is there, its process waits for `start`.
     Create(create::Create),
+    /// Start containers again that have ended, in the background, or let the process of a bundle's created one go.
     Start(start::Start),
+    /// Print a container's state.
     State(state::State),
+    /// Delete a container that has ended or was never started.
     Delete(delete::Delete),
+    /// List containers.
     List(list::List),
+    /// Stop a container's virtual CPUs.
     Pause(pause::Pause),
+    /// Let a paused container's virtual CPUs go on.
     Resume(pause::Resume),
+    /// Print what a container uses, and when its memory ran out, as JSON lines.
     Events(events::Events),
+    /// Change what a container may use.
     Update(Box<update::Update>),
+    /// Write a `config.json` to begin with.
     Spec(spec::Spec),
+    /// Print what this runtime can do (runtime specification, "Features Structure").
     Features(features::Features),
+    /// Not supported yet.
     Checkpoint(checkpoint::Checkpoint),
+    /// Not supported yet.
     Restore(checkpoint::Restore),
 }
 

@@ -6,14 +6,12 @@ use crate::orders::{Order, order};
 use crate::settings::Settings;
 use crate::state::record::Status;
 
-/// Stop a container's virtual CPUs.
 #[derive(Args, Debug)]
 pub(in crate::cli) struct Pause {
     /// The container.
     id: String,
 }
 
-/// Let a paused container's virtual CPUs go on.
 #[derive(Args, Debug)]
 pub(in crate::cli) struct Resume {
     /// The container.

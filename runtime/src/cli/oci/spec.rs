@@ -8,7 +8,6 @@ use serde_json::json;
 use crate::exit::Failure;
 use crate::oci::VERSION;
 
-/// Write a `config.json` to begin with.
 #[derive(Args, Debug)]
 pub(in crate::cli) struct Spec {
     /// The bundle's directory. [default: this directory]

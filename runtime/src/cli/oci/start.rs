@@ -12,7 +12,6 @@ use crate::state::{Entry, Root, StateError};
 use crate::visit::Visited;
 use crate::wishes::Wishes;
 
-/// Start containers again that have ended, in the background, or let the process of a bundle's created one go.
 #[derive(Args, Debug)]
 pub(in crate::cli) struct Start {
     /// The containers' names, or the beginnings of their ids.

@@ -4,7 +4,6 @@ use super::known;
 use crate::exit::Failure;
 use crate::settings::Settings;
 
-/// Print a container's state.
 #[derive(Args, Debug)]
 pub(in crate::cli) struct State {
     /// The container.

@@ -14,7 +14,6 @@ use crate::oci::resources::{self, GUEST_OVERHEAD_BYTES};
 use crate::plan::limit_bytes;
 use crate::settings::Settings;
 
-/// Change what a container may use.
 #[derive(Args, Debug)]
 #[command(allow_negative_numbers = true)]
 pub(in crate::cli) struct Update {
