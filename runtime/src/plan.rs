@@ -1,6 +1,7 @@
 //! Every policy of `run` and `exec`, in pure functions: nothing here touches the machine.
 
 mod defaults;
+mod network;
 mod places;
 mod shares;
 mod storage;
@@ -13,7 +14,7 @@ use nix::sys::signal::Signal;
 use proto::spec::{Container, Mount, Process, Root, Stdio, TerminalSize, User, Who};
 
 use crate::labels::Labels;
-use crate::network::own::{BadPort, NONE, Newcomer};
+use crate::network::own::{BadPort, Newcomer};
 use crate::state::record::{BadName, Id, Name};
 use crate::wishes::{ProcessWishes, Wishes};
 
@@ -157,7 +158,7 @@ pub(crate) enum PlanError {
         /// What was said.
         word: String,
         /// Why not.
-        why: &'static str,
+        why: String,
     },
     /// A port that is none.
     #[error(transparent)]
@@ -236,7 +237,7 @@ pub(crate) fn container(
         (Some(root), None) => (Root::Share { name: root.name.clone() }, None),
         (None, word) => over_image(storage::upper(word, ram_bytes)?),
     };
-    let network = network(wishes, &host.id, &name, &hostname)?;
+    let network = network::newcomer(wishes, &host.id, &name, &hostname)?;
     if root.is_none() {
         // A directory of the host's has its own, and nothing is made in it.
         let files = defaults::names(&hostname, network.is_some());
@@ -290,35 +291,6 @@ fn over_image(upper: Upper) -> (Root, Option<Storage>) {
         Upper::Disk(storage) => (None, Some(STORAGE_SLOT), Some(storage)),
     };
     (Root::Disk { index: IMAGE_SLOT, upper_bytes, upper_disk }, storage)
-}
-
-/// Which network a container is on.
-fn network(
-    wishes: &Wishes,
-    id: &Id,
-    name: &Name,
-    hostname: &str,
-) -> Result<Option<Newcomer>, PlanError> {
-    let ports = wishes.publish.iter().map(|word| word.parse()).collect::<Result<Vec<_>, _>>()?;
-    let word = wishes.network.as_deref().unwrap_or(NONE);
-    let refused = |why| PlanError::Network { word: word.to_owned(), why };
-    match word {
-        NONE | "" if ports.is_empty() => Ok(None),
-        NONE | "" => Err(refused("no port can be published where there is no network")),
-        "host" => {
-            Err(refused("a guest has a kernel of its own, which is not on the host's network"))
-        }
-        word if word.starts_with("container:") => {
-            Err(refused("each container is in a VM of its own, and no two have one network stack"))
-        }
-        word => Ok(Some(Newcomer {
-            network: word.to_owned(),
-            id: id.to_string(),
-            name: name.to_string(),
-            hostname: hostname.to_owned(),
-            ports,
-        })),
-    }
 }
 
 /// The size of a VM, in virtual CPUs and bytes of memory, in the words of the command line.

@@ -15,7 +15,7 @@ use proto::message::{ExitStatus, ProcessId};
 use proto::network::Network;
 use proto::spec::Mount;
 use proto::stream::{Attach, Stream};
-use vmm::spec::DiskLimits;
+use vmm::spec::Limits;
 
 use crate::attend::{AttendError, Attendance, Belongings, Held, Wish};
 use crate::dial::{self, DialError};
@@ -83,7 +83,7 @@ pub(crate) struct Storage {
     /// Its size, if it is to be made.
     pub(crate) bytes: u64,
     /// How fast it may be.
-    pub(crate) limits: DiskLimits,
+    pub(crate) limits: Limits,
 }
 
 /// A container that has its directory. Dropping it removes all trace of the container.

@@ -17,7 +17,7 @@ use rustix::net::{
 };
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use vmm::spec::{
-    Begin, DiskLimits, DiskSpec, Ending, FsSpec, HostPort, Inherited, NetSpec, Order, Report,
+    Begin, DiskSpec, Ending, FsSpec, HostPort, Inherited, Limits, NetSpec, Order, Report,
     SnapshotSpec, VmSpec, VsockSpec,
 };
 
@@ -87,7 +87,7 @@ pub(crate) struct Storage {
     /// Opened for reading and writing.
     pub(crate) file: File,
     /// How fast it may be.
-    pub(crate) limits: DiskLimits,
+    pub(crate) limits: Limits,
 }
 
 /// A disk in its slot.
@@ -95,7 +95,7 @@ struct Slot {
     file: File,
     read_only: bool,
     own_threads: bool,
-    limits: DiskLimits,
+    limits: Limits,
 }
 
 /// A network card and the wire it is at.
@@ -107,6 +107,9 @@ pub(crate) struct Card {
     pub(crate) mac: [u8; 6],
     /// The longest packet.
     pub(crate) mtu: u16,
+    /// How fast frames come to the guest, and leave it.
+    pub(crate) to_guest: Limits,
+    pub(crate) from_guest: Limits,
 }
 
 /// The network slots of a template: an interface more is refused.
@@ -323,13 +326,13 @@ fn spawn(command: &mut Command, labels: &Labels) -> Result<Child, StartError> {
 
 impl Storage {
     fn empty() -> io::Result<Self> {
-        Ok(Self { file: no_disk()?, limits: DiskLimits::default() })
+        Ok(Self { file: no_disk()?, limits: Limits::default() })
     }
 }
 
 impl Slot {
     fn to_read(file: File) -> Self {
-        Self { file, read_only: true, own_threads: false, limits: DiskLimits::default() }
+        Self { file, read_only: true, own_threads: false, limits: Limits::default() }
     }
 
     fn to_write(Storage { file, limits }: Storage) -> Self {
@@ -361,7 +364,13 @@ fn read_only(file: &File) -> io::Result<File> {
 
 /// A slot for each card, and with `has_every_slot` the empty ones.
 fn nets(cards: &[Card], has_every_slot: bool) -> Vec<Option<NetSpec>> {
-    let net = |card: &Card| NetSpec { tap: inherited(&card.tap), mac: card.mac, mtu: card.mtu };
+    let net = |card: &Card| NetSpec {
+        tap: inherited(&card.tap),
+        mac: card.mac,
+        mtu: card.mtu,
+        to_guest: card.to_guest,
+        from_guest: card.from_guest,
+    };
     let mut nets: Vec<_> = cards.iter().map(|card| Some(net(card))).collect();
     if has_every_slot {
         nets.resize(NETWORK_SLOTS, None);

@@ -56,9 +56,10 @@ pub(crate) struct Wishes {
     #[arg(long, value_name = "DST[:OPTIONS]")]
     #[serde(default)]
     pub(crate) tmpfs: Vec<String>,
-    /// Put the container on this network: default, one of `microvm network create`, or none. [default: what
-    /// MICROVM_NETWORK says, else default where this machine can have it]
-    #[arg(long, value_name = "NAME")]
+    /// Put the container on this network: default, one of `microvm network create`, or none. What it may receive in
+    /// a second is rx-bps=SIZE bytes and rx-pps=NUMBER packets, and at once rx-bps-burst= and rx-pps-burst=; tx- is
+    /// for what it sends. [default: what MICROVM_NETWORK says, else default where this machine can have it]
+    #[arg(long, value_name = "NAME[,KEY=VALUE...]")]
     #[serde(default)]
     pub(crate) network: Option<String>,
     /// Let a port of the container be reached by one of this machine.

@@ -4,6 +4,7 @@ use std::fs;
 use std::net::{SocketAddrV4, TcpListener, UdpSocket};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use rustix::net::{
     AddressFamily, SendFlags, SocketFlags, SocketType, ipproto, sendto, socket_with,
@@ -22,6 +23,7 @@ crate::stories![
     what_no_vm_can_have_is_refused_with_the_reason,
     a_container_of_which_nothing_is_said_is_on_the_default_network,
     the_host_is_as_it_was_when_many_have_come_and_gone,
+    what_a_guest_sends_and_receives_is_limited,
 ];
 
 /// Where networks are written down.
@@ -245,5 +247,35 @@ fn the_host_is_as_it_was_when_many_have_come_and_gone() {
         assert_eq!(picture(), before);
         assert!(!Path::new(PLACE).exists());
     }
+    house.expect_nothing_left();
+}
+
+fn what_a_guest_sends_and_receives_is_limited() {
+    const BYTES: u64 = 192 << 10;
+    let house = House::new();
+    // As long as somebody is there, the host is.
+    let web = start(&house, "web", &["--network", "default"]);
+    let listener = TcpListener::bind("10.190.0.1:18085").unwrap();
+    let took = |limits: &str| {
+        let (network, script) = (
+            format!("default{limits}"),
+            format!("head -c {BYTES} /dev/zero | nc -w 100 10.190.0.1 18085"),
+        );
+        let run = ["run", "--rm", "--network", &network, "demo", "sh", "-c", &script];
+        let running = house.start(run);
+        let mut stream = listener.accept().unwrap().0;
+        let begun = Instant::now();
+        assert_eq!(std::io::copy(&mut stream, &mut std::io::sink()).unwrap(), BYTES);
+        let took = begun.elapsed();
+        drop(stream);
+        running.finish().expect_code(0);
+        took
+    };
+    // The burst is through at once, and the rest by the rate: never faster, however fast the machine is.
+    let slow = took(",tx-bps=64k,tx-bps-burst=64k");
+    assert!(slow >= Duration::from_secs((BYTES - (64 << 10)) / (64 << 10)), "{slow:?}");
+    // The other direction has a limit of its own, which holds for the answers, a few packets in a second.
+    assert!(took(",rx-pps=20,rx-pps-burst=20") > Duration::from_secs(1));
+    end(&house, "web", web);
     house.expect_nothing_left();
 }

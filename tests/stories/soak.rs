@@ -29,7 +29,7 @@ fn expect_no_growth(what: &str, before: &Belongings, after: &Belongings) {
 }
 
 fn rounds_of_create_start_exec_delete_leave_nothing() {
-    let bundle = Bundle::new(&["sleep", "1000"]);
+    let bundle = Bundle::new(&["sleep", "1000000"]);
     let house = House::new();
     let round = || {
         house.create(&bundle, "box");
@@ -56,7 +56,7 @@ struct Open {
 
 impl Open {
     fn new() -> Self {
-        let bundle = Bundle::new(&["sleep", "1000"]);
+        let bundle = Bundle::new(&["sleep", "1000000"]);
         bundle.edit(|spec| {
             let namespaces = spec["linux"]["namespaces"].as_array_mut().unwrap();
             namespaces.retain(|namespace| namespace["type"] != "pid");

@@ -211,7 +211,8 @@ fn parts(
     for net in &spec.nets {
         let card = net.as_ref().map(|net| {
             let tap = inheritance.take(net.tap, "a tap")?;
-            Ok::<_, InheritError>(Card { tap, mac: net.mac, mtu: net.mtu })
+            let limits = [net.to_guest, net.from_guest];
+            Ok::<_, InheritError>(Card { tap, mac: net.mac, mtu: net.mtu, limits })
         });
         nets.push(card.transpose()?);
     }

@@ -110,12 +110,7 @@ impl VmSpec {
         }
         for (slot, disk) in (0..).zip(disks).filter_map(|(slot, disk)| Some((slot, disk.as_ref()?)))
         {
-            let DiskLimits { bytes, requests } = disk.limits;
-            if [bytes, requests]
-                .iter()
-                .flatten()
-                .any(|rate| rate.per_second == 0 || rate.burst == 0)
-            {
+            if disk.limits.are_shut() {
                 return Err(SpecError::DiskRate { slot });
             }
             if disk.own_threads && self.capture.is_some() {
@@ -126,7 +121,10 @@ impl VmSpec {
             return Err(SpecError::Nets(self.nets.len()));
         }
         for (slot, net) in self.nets.iter().enumerate() {
-            let Some(NetSpec { mac, mtu, .. }) = net else { continue };
+            let Some(NetSpec { mac, mtu, to_guest, from_guest, .. }) = net else { continue };
+            if to_guest.are_shut() || from_guest.are_shut() {
+                return Err(SpecError::NetRate { slot });
+            }
             // The lowest bit of the first byte is that of a group, which nobody is.
             if mac[0] & 1 != 0 || *mac == [0; 6] {
                 return Err(SpecError::Mac { slot });
@@ -186,6 +184,12 @@ pub enum SpecError {
     /// `nets` has too many slots.
     #[error("{0} network slots, over the limit of {MAX_NETS}")]
     Nets(usize),
+    /// A card that never gets to do anything.
+    #[error("nets[{slot}] has a rate of 0")]
+    NetRate {
+        /// Which slot.
+        slot: usize,
+    },
     /// `nets[].mac` is nobody's.
     #[error("nets[{slot}].mac is not one card's address")]
     Mac {
@@ -255,25 +259,33 @@ pub struct DiskSpec {
     pub own_threads: bool,
     /// How fast it may be.
     #[serde(default)]
-    pub limits: DiskLimits,
+    pub limits: Limits,
 }
 
 impl DiskSpec {
     /// A disk that is only read, as fast as it is.
     pub fn read_only(image: Inherited) -> Self {
-        Self { image, read_only: true, own_threads: false, limits: DiskLimits::default() }
+        Self { image, read_only: true, own_threads: false, limits: Limits::default() }
     }
 }
 
-/// Limits of a disk, for reads and writes together. None at all by default.
+/// Limits of a disk, for reads and writes together, or of a card in one direction. None at all by default.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DiskLimits {
-    /// Bytes read and written.
+pub struct Limits {
+    /// Bytes read and written, or of frames.
     #[serde(default)]
     pub bytes: Option<Rate>,
-    /// Requests of any kind.
+    /// Requests of any kind, or frames: one that is yet to be cut into segments is one.
     #[serde(default)]
     pub requests: Option<Rate>,
+}
+
+impl Limits {
+    /// Whether they let nothing through.
+    fn are_shut(&self) -> bool {
+        let mut rates = [self.bytes, self.requests].into_iter().flatten();
+        rates.any(|rate| rate.per_second == 0 || rate.burst == 0)
+    }
 }
 
 /// So much in a second, and for a moment more.
@@ -327,6 +339,12 @@ pub struct NetSpec {
     pub mac: [u8; 6],
     /// What it finds as the longest packet, without Ethernet's header.
     pub mtu: u16,
+    /// How fast frames come to the guest. Those that have to wait do so in the tap, as far as that has room.
+    #[serde(default)]
+    pub to_guest: Limits,
+    /// And how fast they leave it. Those that have to wait stay in its queue.
+    #[serde(default)]
+    pub from_guest: Limits,
 }
 
 /// What the owner says to a VMM process.
@@ -405,7 +423,9 @@ mod tests {
     }
 
     fn net() -> NetSpec {
-        NetSpec { tap: Inherited(13), mac: [2, 0, 0, 0, 0, 1], mtu: 1500 }
+        let (to_guest, from_guest) = Default::default();
+        let (tap, mac, mtu) = (Inherited(13), [2, 0, 0, 0, 0, 1], 1500);
+        NetSpec { tap, mac, mtu, to_guest, from_guest }
     }
 
     fn spec() -> VmSpec {
@@ -431,7 +451,15 @@ mod tests {
     #[test]
     fn each_field_out_of_range_is_named() {
         assert_eq!(spec().check(), Ok(()));
-        let cases: [(Spoil, &str); 20] = [
+        let cases: [(Spoil, &str); 21] = [
+            (
+                |spec| {
+                    let bytes = Some(Rate { per_second: 0, burst: 1 });
+                    let from_guest = Limits { bytes, requests: None };
+                    spec.nets[1] = Some(NetSpec { from_guest, ..net() });
+                },
+                "nets[1] has a rate of 0",
+            ),
             (|spec| spec.nets = vec![None; 9], "9 network slots"),
             (|spec| spec.nets[1] = Some(NetSpec { mac: [3; 6], ..net() }), "nets[1].mac"),
             (|spec| spec.nets[1] = Some(NetSpec { mac: [0; 6], ..net() }), "nets[1].mac"),

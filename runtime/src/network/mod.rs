@@ -136,7 +136,9 @@ pub(crate) fn carry() -> Result<Wiring, NetworkError> {
             .and_then(|()| socket.redirect(index, link.index));
         redirected.map_err(refused(format!("redirecting {name}")))?;
         let mtu = u16::try_from(interface.mtu).unwrap_or(u16::MAX);
-        cards.push(Card { tap, mac: interface.mac, mtu });
+        // Limits are its engine's, on the engine's side.
+        let (to_guest, from_guest) = Default::default();
+        cards.push(Card { tap, mac: interface.mac, mtu, to_guest, from_guest });
     }
     Ok(Wiring { cards, network, held: Held::Redirects(redirects) })
 }

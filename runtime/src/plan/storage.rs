@@ -1,6 +1,6 @@
 //! `--storage`: where what a container writes to its root goes.
 
-use vmm::spec::{DiskLimits, Rate};
+use vmm::spec::{Limits, Rate};
 
 use super::PlanError;
 use super::values::size;
@@ -27,7 +27,7 @@ pub(crate) struct Storage {
     /// Its size, a whole number of the file system's blocks.
     pub(crate) bytes: u64,
     /// How fast it may be.
-    pub(crate) limits: DiskLimits,
+    pub(crate) limits: Limits,
 }
 
 /// What `--storage` says; without it half of the guest's memory, as `tmpfs` has it.
@@ -80,7 +80,7 @@ impl<'a> Said<'a> {
     fn judge(self, ram_bytes: u64) -> Result<Upper, String> {
         let in_memory = self.kind == Some("memory");
         let bytes = self.size.ok_or("it has no size=")?;
-        let limits = DiskLimits {
+        let limits = Limits {
             bytes: rate(self.bps, self.bps_burst, "bps")?,
             requests: rate(self.iops, self.iops_burst, "iops")?,
         };
@@ -92,7 +92,7 @@ impl<'a> Said<'a> {
             return Err(format!("size is {bytes} bytes, not {least} to {most}"));
         }
         match in_memory {
-            true if limits != DiskLimits::default() => {
+            true if limits != Limits::default() => {
                 Err("bps and iops are a disk's, and memory has none".to_owned())
             }
             true => Ok(Upper::Memory { bytes }),
@@ -101,7 +101,8 @@ impl<'a> Said<'a> {
     }
 }
 
-fn once<T>(place: &mut Option<T>, value: T, pair: &str) -> Result<(), String> {
+/// Notes what is to be said once.
+pub(super) fn once<T>(place: &mut Option<T>, value: T, pair: &str) -> Result<(), String> {
     match place.replace(value) {
         None => Ok(()),
         Some(_) => Err(format!("{pair:?} says again what was said")),
@@ -109,7 +110,11 @@ fn once<T>(place: &mut Option<T>, value: T, pair: &str) -> Result<(), String> {
 }
 
 /// What may come at once is as much as comes in a second, unless it is said.
-fn rate(per_second: Option<u64>, burst: Option<u64>, key: &str) -> Result<Option<Rate>, String> {
+pub(super) fn rate(
+    per_second: Option<u64>,
+    burst: Option<u64>,
+    key: &str,
+) -> Result<Option<Rate>, String> {
     match (per_second, burst) {
         (None, None) => Ok(None),
         (None, Some(_)) => Err(format!("{key}-burst is of no use without {key}")),
@@ -137,7 +142,7 @@ mod tests {
             ("size=1g,iops=100,iops-burst=500", 1 << 30, None, rate(100, 500)),
             ("size=1g,iops=7,bps=9", 1 << 30, rate(9, 9), rate(7, 7)),
         ] {
-            let limits = DiskLimits { bytes: of_bytes, requests: of_requests };
+            let limits = Limits { bytes: of_bytes, requests: of_requests };
             assert_eq!(
                 upper(Some(word), RAM),
                 Ok(Upper::Disk(Storage { bytes, limits })),

@@ -11,6 +11,7 @@
 pub mod buffers;
 pub mod chain;
 pub mod device;
+pub mod limiter;
 pub mod mmio;
 #[cfg(test)]
 pub(crate) mod mock;

@@ -26,6 +26,7 @@ use netlink::link::Change;
 use netlink::{Errno, Group, Socket};
 use proto::network::{Address as Told, Interface, Network as Guests, Route};
 use proto::spec::Mount;
+use vmm::spec::Limits;
 
 use self::network::{Lease, Network};
 pub(crate) use self::ports::{BadPort, Port, Protocol};
@@ -78,6 +79,9 @@ pub(crate) struct Newcomer {
     pub(crate) hostname: String,
     /// What of it can be reached from outside.
     pub(crate) ports: Vec<Port>,
+    /// How fast packets come to it, and leave it.
+    pub(crate) to_guest: Limits,
+    pub(crate) from_guest: Limits,
 }
 
 /// A place on a network. Dropping it leaves the network, and takes that away if nobody else is on it.
@@ -149,7 +153,13 @@ pub(crate) fn join(
     let others = turn.leases(&network.name)?;
     drop(turn);
     let files = names::files(&newcomer.hostname, &lease, &others);
-    let cards = vec![Card { tap, mac: lease.mac, mtu: MTU }];
+    let cards = vec![Card {
+        tap,
+        mac: lease.mac,
+        mtu: MTU,
+        to_guest: newcomer.to_guest,
+        from_guest: newcomer.from_guest,
+    }];
     let wiring = Wiring { cards, network: told(&network, &lease), held: Held::Place(place) };
     Ok((wiring, files))
 }

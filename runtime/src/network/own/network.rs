@@ -164,6 +164,8 @@ pub(super) mod testing {
             name: name.into(),
             hostname: "box".into(),
             ports: vec![],
+            to_guest: Default::default(),
+            from_guest: Default::default(),
         }
     }
 

@@ -2,46 +2,25 @@
 //! interrupt.
 
 use std::io;
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
 
 use virtio_queue::Queue;
 use vmm_sys_util::timerfd::TimerFd;
 
 use super::core::Core;
 use super::image::Image;
-use super::limiter::Limiter;
 use crate::event_loop::{Interest, Readiness, Subscriber, Watch};
 use crate::irq::Interrupt;
 use crate::memory::Memory;
-use crate::spec::DiskLimits;
-use crate::sync::lock;
 use crate::virtio::chain;
 use crate::virtio::device::{Kicks, SavedQueue, borrow};
+use crate::virtio::limiter::Gate;
 
 const KICK: u32 = 0;
 const TIMER: u32 = 1;
 
 /// What is around the data of a request: header and status.
 const FRAME_BYTES: usize = 17;
-
-/// A limiter and its clock, for all queues of a disk.
-pub(super) struct Gate {
-    limiter: Mutex<Limiter>,
-    since: Instant,
-}
-
-impl Gate {
-    /// One that begins with full buckets, unless nothing is limited.
-    pub(super) fn new(limits: &DiskLimits) -> Option<Self> {
-        let limiter = Mutex::new(Limiter::new(limits)?);
-        Some(Self { limiter, since: Instant::now() })
-    }
-
-    fn admit(&self, bytes: u64) -> Result<(), Duration> {
-        lock(&self.limiter).admit(self.since.elapsed(), bytes)
-    }
-}
 
 /// One queue.
 pub(super) struct Lane {
@@ -107,10 +86,10 @@ impl Lane {
         let (core, gate) = (&mut self.core, &mut self.gate);
         let served = chain::serve(queue, memory, |from, into| {
             if let Some((gate, timer)) = gate {
-                let bytes = (from.len() + into.len()).saturating_sub(FRAME_BYTES) as u64;
+                let bytes = (from.len() + into.len()).saturating_sub(FRAME_BYTES);
                 if let Err(wait) = gate.admit(bytes) {
-                    // A timer of no time at all would never go off. One that cannot be set is none of ours.
-                    let _ = timer.reset(wait.max(Duration::from_nanos(1)), None);
+                    // One that cannot be set is none of ours.
+                    let _ = timer.reset(wait, None);
                     return None;
                 }
             }

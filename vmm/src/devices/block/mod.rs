@@ -9,7 +9,6 @@
 mod core;
 mod image;
 mod lane;
-mod limiter;
 #[cfg(test)]
 mod tests;
 
@@ -27,14 +26,15 @@ use virtio_queue::Queue;
 
 use self::core::{Core, MAX_RANGE_SECTORS, MAX_RANGES, SECTOR, Storage};
 use self::image::Image;
-use self::lane::{Gate, Lane};
+use self::lane::Lane;
 use crate::event_loop::EventLoop;
 use crate::section::{Section, State};
-use crate::spec::DiskLimits;
+use crate::spec::Limits;
 use crate::sync::lock;
 use crate::virtio::device::{
     Device, FEATURE_EVENT_IDX, FEATURE_INDIRECT, FEATURE_VERSION_1, Kicks, Live, SavedQueue,
 };
+use crate::virtio::limiter::Gate;
 
 /// `virtio-blk` in the list of device types (chapter 5).
 const DEVICE_BLOCK: u32 = 2;
@@ -64,7 +64,7 @@ pub struct Disk {
     /// Each queue is served by a thread of its own.
     pub own_threads: bool,
     /// How fast it may be.
-    pub limits: DiskLimits,
+    pub limits: Limits,
 }
 
 /// What a slot remembers.

@@ -229,7 +229,7 @@ fn an_image_that_is_open_for_something_else_is_refused() {
 #[test]
 fn a_request_over_the_limit_waits_for_its_time_and_is_answered_then() {
     let rate = Rate { per_second: 500, burst: 2 };
-    let limits = DiskLimits { bytes: None, requests: Some(rate) };
+    let limits = Limits { bytes: None, requests: Some(rate) };
     let disk = Disk { limits, ..Disk::of(temporary(&[7; 4096]), false) };
     let mut event_loop = EventLoop::new().unwrap();
     let kicks = crate::virtio::mmio::kicks(1).unwrap();
@@ -368,6 +368,6 @@ fn read_only(file: &File) -> File {
 
 impl Disk {
     fn of(image: File, read_only: bool) -> Self {
-        Self { image, read_only, own_threads: false, limits: DiskLimits::default() }
+        Self { image, read_only, own_threads: false, limits: Limits::default() }
     }
 }

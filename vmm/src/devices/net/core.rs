@@ -195,6 +195,11 @@ impl Core {
         Ok(())
     }
 
+    /// The length of the next frame, if there is one.
+    pub(super) fn next_bytes(&mut self) -> Option<usize> {
+        (self.held > 0 || self.take()).then(|| self.held - HEADER)
+    }
+
     /// Brings the driver the next frame. A buffer that is a lie breaks the queue: a frame is counted by its
     /// buffers, and without one of them the driver would take the next frame's.
     pub(super) fn bring(

@@ -26,6 +26,7 @@ use self::tap::Tap;
 use self::worker::Worker;
 use crate::event_loop::EventLoop;
 use crate::section::{Section, State};
+use crate::spec::Limits;
 use crate::sync::lock;
 use crate::virtio::device::{
     Device, FEATURE_EVENT_IDX, FEATURE_INDIRECT, FEATURE_VERSION_1, Kicks, Live, SavedQueue,
@@ -70,6 +71,8 @@ pub struct Card {
     pub mac: [u8; 6],
     /// The longest packet without Ethernet's header.
     pub mtu: u16,
+    /// How fast it may be towards the guest, and from it.
+    pub limits: [Limits; worker::QUEUES],
 }
 
 /// What a slot remembers.
@@ -102,27 +105,28 @@ impl Net {
         kicks: Kicks,
         event_loop: &mut EventLoop,
     ) -> Result<Self, OpenTapError> {
-        let (mac, mtu, tap) = match card {
+        let (mac, mtu, tap, limits) = match card {
             // Any packet fits an empty slot: Linux takes what it finds here for the most there can ever be.
-            None => ([2, 0, 0, 0, 0, slot as u8], u16::MAX, None),
-            Some(Card { tap, mac, mtu }) => {
+            None => ([2, 0, 0, 0, 0, slot as u8], u16::MAX, None, Default::default()),
+            Some(Card { tap, mac, mtu, limits }) => {
                 let wire: Box<dyn Wire> = Box::new(Tap::new(tap, slot)?);
-                (mac, mtu, Some(wire))
+                (mac, mtu, Some(wire), limits)
             }
         };
-        Self::with(state, tap, (mac, mtu), kicks, event_loop)
+        Self::with(state, tap, limits, (mac, mtu), kicks, event_loop)
             .map_err(|source| OpenTapError::Io { slot, source })
     }
 
     fn with(
         state: NetState,
         wire: Option<Box<dyn Wire>>,
+        limits: [Limits; worker::QUEUES],
         (mac, mtu): ([u8; 6], u16),
         kicks: Kicks,
         event_loop: &mut EventLoop,
     ) -> std::io::Result<Self> {
         let link = wire.is_some();
-        let worker = event_loop.subscribe(|watch| Worker::new(wire, kicks, &watch))?;
+        let worker = event_loop.subscribe(|watch| Worker::new(wire, limits, kicks, &watch))?;
         Ok(Self { worker, mac, mtu, link, state })
     }
 }

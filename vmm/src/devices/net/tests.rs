@@ -8,6 +8,7 @@ use super::core::{HEADER, MAX_FRAME, Offloads};
 use super::*;
 use crate::irq::Interrupt;
 use crate::memory::Memory;
+use crate::spec::Rate;
 use crate::virtio::buffers::Buffers;
 use crate::virtio::mmio;
 use crate::virtio::mock::{DATA, Driver, END, SIZE, memory};
@@ -82,13 +83,18 @@ impl Rig {
     }
 
     fn at_rest(state: NetState) -> Self {
+        Self::limited(state, Default::default())
+    }
+
+    fn limited(state: NetState, limits: [Limits; 2]) -> Self {
         let [socket, other_end] = sockets();
         let said = Arc::new(AtomicU32::new(UNSAID));
         let wire: Box<dyn Wire> = Box::new(Pretence { socket, said: said.clone() });
         let kicks = mmio::kicks(QUEUE_SIZES.len()).unwrap();
         let mut event_loop = EventLoop::new().unwrap();
         let device =
-            Net::with(state, Some(wire), (MAC, 1500), kicks.clone(), &mut event_loop).unwrap();
+            Net::with(state, Some(wire), limits, (MAC, 1500), kicks.clone(), &mut event_loop)
+                .unwrap();
         let memory = memory();
         let [receiving, sending] = [0, 0x4000].map(|base| Driver::at(base, memory.clone()));
         let irq = Interrupt::new().unwrap();
@@ -345,4 +351,45 @@ fn an_empty_slot_takes_frames_and_gives_none() {
     event_loop.turn().unwrap();
     assert_eq!((receiving.used().len(), sending.used().len()), (0, 1));
     assert_eq!(empty.reset().len(), 2);
+}
+
+#[test]
+fn frames_over_the_limit_wait_for_their_time_and_come_then() {
+    let limits = Limits { bytes: None, requests: Some(Rate { per_second: 500, burst: 2 }) };
+    let mut rig = Rig::limited(NetState::default(), [limits; 2]);
+    rig.activate(rig.device.features());
+    for at in 0..4 {
+        rig.sending.offer(&[(SENT, 12 + 60, false)]);
+        rig.say(&[at; HEADER + 20]);
+    }
+    // Room comes one by one: a frame that found none has paid already.
+    rig.receiving.offer(&[(ROOM, 100, true)]);
+    rig.turn();
+    assert_eq!((rig.sending.used().len(), rig.receiving.used().len()), (2, 1), "the bursts");
+    for at in 1..5 {
+        rig.receiving.offer(&[(ROOM + 0x1000 * at, 100, true)]);
+    }
+    rig.turn();
+    assert_eq!(rig.receiving.used().len(), 2);
+    while rig.sending.used().len() < 4 || rig.receiving.used().len() < 4 {
+        rig.event_loop.turn().unwrap();
+    }
+    let got: Vec<_> = (0..4).map(|at| rig.receiving.read(ROOM + 0x1000 * at + 12, 1)[0]).collect();
+    assert_eq!(got, [0, 1, 2, 3]);
+    assert_eq!((0..4).filter_map(|_| rig.heard()).count(), 4);
+}
+
+#[test]
+fn bytes_are_those_of_the_frame_and_each_direction_has_its_own() {
+    let bytes = |burst| Limits { bytes: Some(Rate { per_second: 1, burst }), requests: None };
+    let mut rig = Rig::limited(NetState::default(), [bytes(20), bytes(60)]);
+    rig.activate(rig.device.features());
+    rig.say(&[0; HEADER + 20]);
+    rig.say(&[0; HEADER + 20]);
+    rig.receiving.offer(&[(ROOM, 100, true)]);
+    rig.receiving.offer(&[(ROOM, 100, true)]);
+    rig.sending.offer(&[(SENT, 12 + 60, false)]);
+    rig.sending.offer(&[(SENT, 12 + 60, false)]);
+    rig.turn();
+    assert_eq!((rig.sending.used().len(), rig.receiving.used().len()), (1, 1));
 }

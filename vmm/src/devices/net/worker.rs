@@ -3,17 +3,22 @@
 use std::io;
 
 use virtio_queue::QueueT;
+use vmm_sys_util::timerfd::TimerFd;
 
-use super::core::{Brought, Core, Wire};
+use super::core::{Brought, Core, HEADER, Wire};
 use crate::event_loop::{Interest, Readiness, Subscriber, Watch};
+use crate::spec::Limits;
 use crate::virtio::chain::{self, Lie};
 use crate::virtio::device::{Kicks, Live, borrow};
+use crate::virtio::limiter::Gate;
 
 /// Towards the guest, and from it (5.1.2).
 pub(super) const QUEUES: usize = 2;
 const RECEIVE: usize = 0;
 const TRANSMIT: usize = 1;
 const WIRE: u32 = 2;
+/// That it is over that there is nothing for a frame, towards the guest and from it.
+const TIMERS: u32 = 3;
 
 /// Frames that are brought before others have their turn.
 const TURN: usize = 256;
@@ -21,12 +26,42 @@ const TURN: usize = 256;
 pub(super) struct Worker {
     core: Core,
     kicks: Kicks,
+    /// By queue.
+    gates: [Option<TimedGate>; QUEUES],
+    /// The frame that is to be brought next has been let through already.
+    admitted: bool,
     live: Option<Live>,
 }
 
+/// A limit, and what tells when it is worth asking again.
+struct TimedGate {
+    gate: Gate,
+    timer: TimerFd,
+}
+
+impl TimedGate {
+    fn new(limits: &Limits, token: u32, watch: &Watch) -> io::Result<Option<Self>> {
+        let Some(gate) = Gate::new(limits) else { return Ok(None) };
+        let timer = TimerFd::new()?;
+        watch.add(borrow(&timer), token, Interest::Readable)?;
+        Ok(Some(Self { gate, timer }))
+    }
+
+    /// Whether a frame may pass. If not, the timer will say when to ask again.
+    fn admits(&mut self, bytes: usize) -> bool {
+        match self.gate.admit(bytes) {
+            Ok(()) => true,
+            // One that cannot be set is none of ours.
+            Err(wait) => self.timer.reset(wait, None).is_err(),
+        }
+    }
+}
+
 impl Worker {
+    /// At rest, with limits for each queue.
     pub(super) fn new(
         wire: Option<Box<dyn Wire>>,
+        limits: [Limits; QUEUES],
         kicks: Kicks,
         watch: &Watch,
     ) -> io::Result<Self> {
@@ -37,7 +72,12 @@ impl Worker {
         if let Some(wire) = core.wire() {
             watch.add(wire, WIRE, Interest::Edges)?;
         }
-        Ok(Self { core, kicks, live: None })
+        let [receive, transmit] = limits;
+        let gates = [
+            TimedGate::new(&receive, TIMERS + RECEIVE as u32, watch)?,
+            TimedGate::new(&transmit, TIMERS + TRANSMIT as u32, watch)?,
+        ];
+        Ok(Self { core, kicks, gates, admitted: false, live: None })
     }
 
     /// From now on it works.
@@ -46,6 +86,7 @@ impl Worker {
             // Frames would come that the driver has not agreed to.
             live.irq.device_is_broken();
         }
+        self.admitted = false;
         self.live = Some(live);
     }
 
@@ -65,8 +106,11 @@ impl Worker {
         let mut turn = TURN;
         while turn > 0 {
             turn -= 1;
+            if !self.may_bring() {
+                break;
+            }
             match self.core.bring(queue, memory, live.acked_features)? {
-                Brought::Frame => {}
+                Brought::Frame => self.admitted = false,
                 Brought::NoRoom { seen } if chain::wants_kick_behind(queue, memory, seen)? => {}
                 Brought::NoRoom { .. } | Brought::Nothing => break,
             }
@@ -81,11 +125,28 @@ impl Worker {
         Ok(())
     }
 
-    /// Sends what the driver wants to be sent.
+    /// Whether the next frame may come, if there is one. It pays once, however often there is no room for it.
+    fn may_bring(&mut self) -> bool {
+        let Some(gate) = self.gates[RECEIVE].as_mut().filter(|_| !self.admitted) else {
+            return true;
+        };
+        self.admitted = self.core.next_bytes().is_some_and(|bytes| gate.admits(bytes));
+        self.admitted
+    }
+
+    /// Sends what the driver wants to be sent, as far as the limits let it.
     fn transmit(&mut self, live: &mut Live) -> Result<(), Lie> {
-        let (queue, features, core) =
-            (&mut live.queues[TRANSMIT], live.acked_features, &mut self.core);
+        let (queue, features, core, gate) = (
+            &mut live.queues[TRANSMIT],
+            live.acked_features,
+            &mut self.core,
+            &mut self.gates[TRANSMIT],
+        );
         let served = chain::serve(queue, &live.memory, |frame, _| {
+            let bytes = frame.len().saturating_sub(HEADER);
+            if gate.as_mut().is_some_and(|gate| !gate.admits(bytes)) {
+                return None;
+            }
             // One that is a lie is lost, and the driver hears nothing of that.
             let _ = core.send(frame, features);
             Some(0)
@@ -102,14 +163,19 @@ impl Worker {
 
 impl Subscriber for Worker {
     fn ready(&mut self, token: u32, _: Readiness) {
-        let kick = token as usize;
-        if let Some(kick) = self.kicks.get(kick) {
+        if let Some(kick) = self.kicks.get(token as usize) {
             // An empty counter is a kick that was taken already.
             let _ = kick.read();
         }
+        let timer = token.checked_sub(TIMERS).map(|queue| queue as usize);
+        if let Some(Some(gate)) = timer.and_then(|queue| self.gates.get_mut(queue)) {
+            // Without reading: it may have been set anew since, and would be waited for.
+            let _ = gate.timer.clear();
+        }
         let mut live = self.live.take();
         if let Some(live) = live.as_mut().filter(|live| !live.irq.is_broken()) {
-            let done = if kick == TRANSMIT { self.transmit(live) } else { self.receive(live) };
+            let transmits = token as usize == TRANSMIT || timer == Some(TRANSMIT);
+            let done = if transmits { self.transmit(live) } else { self.receive(live) };
             if done.is_err() {
                 live.irq.device_is_broken();
             }

@@ -1,31 +1,55 @@
-//! How fast a disk may be.
+//! How fast a device may be.
 //!
 //! A bucket for bytes and one for requests, each filling at its rate up to its burst. A request that finds what
 //! it costs in both takes it; one that costs more than a bucket can hold waits for a full one, and leaves it in
 //! debt. Knows no clock: the time is told, as it has passed since some moment.
 
-use std::time::Duration;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
 
-use crate::spec::{DiskLimits, Rate};
+use crate::spec::{Limits, Rate};
+use crate::sync::lock;
 
 const NS: u128 = 1_000_000_000;
 
-/// The buckets of a disk, which all its queues share.
+/// A limiter and its clock, for all queues that share it.
 #[derive(Debug)]
-pub(super) struct Limiter {
+pub struct Gate {
+    limiter: Mutex<Limiter>,
+    since: Instant,
+}
+
+impl Gate {
+    /// One that begins with full buckets, unless nothing is limited.
+    pub fn new(limits: &Limits) -> Option<Self> {
+        let limiter = Mutex::new(Limiter::new(limits)?);
+        Some(Self { limiter, since: Instant::now() })
+    }
+
+    /// Takes what a request that moves `bytes` costs, or says how long it is until it can be had: at least a
+    /// nanosecond, since a timer of no time at all would never go off.
+    pub fn admit(&self, bytes: usize) -> Result<(), Duration> {
+        let refused = |wait: Duration| wait.max(Duration::from_nanos(1));
+        lock(&self.limiter).admit(self.since.elapsed(), bytes as u64).map_err(refused)
+    }
+}
+
+/// The buckets.
+#[derive(Debug)]
+struct Limiter {
     bytes: Option<Bucket>,
     requests: Option<Bucket>,
 }
 
 impl Limiter {
     /// Full ones, unless nothing is limited.
-    pub(super) fn new(limits: &DiskLimits) -> Option<Self> {
+    fn new(limits: &Limits) -> Option<Self> {
         let [bytes, requests] = [limits.bytes, limits.requests].map(|rate| rate.map(Bucket::new));
         (bytes.is_some() || requests.is_some()).then_some(Self { bytes, requests })
     }
 
     /// Takes what a request that moves `bytes` costs, or says how long it is until it can be had.
-    pub(super) fn admit(&mut self, now: Duration, bytes: u64) -> Result<(), Duration> {
+    fn admit(&mut self, now: Duration, bytes: u64) -> Result<(), Duration> {
         let mut wait = Duration::ZERO;
         for (bucket, cost) in self.costs(bytes) {
             bucket.fill(now);
@@ -87,7 +111,7 @@ mod tests {
 
     fn limiter(bytes: Option<(u64, u64)>, requests: Option<(u64, u64)>) -> Limiter {
         let rate = |(per_second, burst)| Rate { per_second, burst };
-        Limiter::new(&DiskLimits { bytes: bytes.map(rate), requests: requests.map(rate) }).unwrap()
+        Limiter::new(&Limits { bytes: bytes.map(rate), requests: requests.map(rate) }).unwrap()
     }
 
     /// How many requests of `bytes` are through after `seconds`, asked again whenever it says so.
@@ -107,7 +131,7 @@ mod tests {
 
     #[test]
     fn what_is_not_limited_has_no_limiter() {
-        assert!(Limiter::new(&DiskLimits::default()).is_none());
+        assert!(Limiter::new(&Limits::default()).is_none());
     }
 
     #[test]
