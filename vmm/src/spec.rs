@@ -4,9 +4,13 @@
 //! inherited descriptors: a [`VmSpec`] names them by number. The VMM opens no path. Over
 //! [`VmSpec::control`] it says [`Report`]s; when the owner's end of it closes, the VM ends.
 
+mod limits;
+
 use std::os::fd::RawFd;
 
 use serde::{Deserialize, Serialize};
+
+pub use self::limits::{Limits, Rate};
 
 /// A descriptor the VMM process inherited, by number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -267,34 +271,6 @@ impl DiskSpec {
     pub fn read_only(image: Inherited) -> Self {
         Self { image, read_only: true, own_threads: false, limits: Limits::default() }
     }
-}
-
-/// Limits of a disk, for reads and writes together, or of a card in one direction. None at all by default.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Limits {
-    /// Bytes read and written, or of frames.
-    #[serde(default)]
-    pub bytes: Option<Rate>,
-    /// Requests of any kind, or frames: one that is yet to be cut into segments is one.
-    #[serde(default)]
-    pub requests: Option<Rate>,
-}
-
-impl Limits {
-    /// Whether they let nothing through.
-    fn are_shut(&self) -> bool {
-        let mut rates = [self.bytes, self.requests].into_iter().flatten();
-        rates.any(|rate| rate.per_second == 0 || rate.burst == 0)
-    }
-}
-
-/// So much in a second, and for a moment more.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Rate {
-    /// In the long run, at least 1.
-    pub per_second: u64,
-    /// At once, after a time in which less was asked for; at least 1.
-    pub burst: u64,
 }
 
 /// The socket device, with the Unix-socket convention that Firecracker, Cloud Hypervisor and Kata
