@@ -25,8 +25,8 @@ const HIERARCHY: &str = "/sys/fs/cgroup";
 /// `CGROUP2_SUPER_MAGIC` (linux/magic.h).
 const MAGIC: i64 = 0x6367_7270;
 
-/// How long a killed VM's processes may take to end.
-const ENDING_SECONDS: i64 = 10;
+/// How long a killed VM's processes may take to end: on a host that has no time for them, long.
+const ENDING_SECONDS: i64 = 60;
 
 /// Why there is no cgroup.
 #[derive(Debug, thiserror::Error)]
