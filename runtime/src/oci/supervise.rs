@@ -330,9 +330,12 @@ fn create(
         (end, timeline_file.map_or(Ok(()), |path| timeline.write(&path)))
     });
     if told.recv().is_ok() {
-        // A container into which others would copy the host's files is not handed out.
-        let view = view.enter(move |files| read_proc(&guest, files)).map_err(SuperviseError::View);
-        let ready = view.map_err(Failure::from).and_then(|()| Ok(group.set(&quota)?));
+        // From then on this thread sees the container's files, and the host's cgroups no more. A container into
+        // which others would copy the host's files is not handed out.
+        let ready = group.set(&quota).map_err(Failure::from).and_then(|()| {
+            let view = view.enter(move |files| read_proc(&guest, files));
+            Ok(view.map_err(SuperviseError::View)?)
+        });
         let word = ready.map_or_else(Told::Failed, |()| Told::Done);
         let heard = caller.take().is_some_and(|caller| say(&caller, &word).is_ok());
         let _ = answer.send(heard && matches!(word, Told::Done));
