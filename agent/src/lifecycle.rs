@@ -138,7 +138,7 @@ impl Agent {
     /// Makes a process if it is asked for and all its streams are there.
     pub(crate) fn try_bear(&mut self, id: &ProcessId) {
         let Some(Planned { plan, .. }) = self.pending.get(id) else { return };
-        let mut wanted = stdio::streams(plan.process()).into_iter();
+        let mut wanted = plan.process().streams().into_iter();
         if !wanted.all(|stream| self.lines.contains_key(&(id.clone(), stream))) {
             return;
         }

@@ -96,21 +96,6 @@ impl Line {
 /// Streams that arrived before the call that creates their process.
 pub(crate) type Lines = BTreeMap<(ProcessId, Stream), Line>;
 
-/// The streams a process has to have before it is made.
-pub(crate) fn streams(process: &Process) -> Vec<Stream> {
-    let mut streams = match process.stdio {
-        Stdio::Terminal { .. } => vec![Stream::Terminal],
-        Stdio::Pipes { stdin, stdout, stderr } => {
-            let wanted =
-                [(stdin, Stream::Stdin), (stdout, Stream::Stdout), (stderr, Stream::Stderr)];
-            wanted.into_iter().filter_map(|(is, stream)| is.then_some(stream)).collect()
-        }
-    };
-    let preserved = (0..).zip(&process.preserved).filter(|(_, kind)| **kind != Preserved::Null);
-    streams.extend(preserved.map(|(number, _)| Stream::Preserved(number)));
-    streams
-}
-
 /// Descriptors 0, 1, 2 and on of a process about to be made, and what is at their other ends.
 pub(crate) struct Laid {
     /// For the process. `/dev/null` where it has no stream, or has a terminal that it will open

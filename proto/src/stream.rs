@@ -8,6 +8,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::message::ProcessId;
+use crate::spec::{Preserved, Process, Stdio};
 
 /// Says which stream of which process this connection is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -18,6 +19,23 @@ pub struct Attach {
     pub process: ProcessId,
     /// Which of its streams.
     pub stream: Stream,
+}
+
+impl Process {
+    /// The streams it has, in the order they are connected.
+    pub fn streams(&self) -> Vec<Stream> {
+        let mut streams = match self.stdio {
+            Stdio::Terminal { .. } => vec![Stream::Terminal],
+            Stdio::Pipes { stdin, stdout, stderr } => {
+                let wanted =
+                    [(stdin, Stream::Stdin), (stdout, Stream::Stdout), (stderr, Stream::Stderr)];
+                wanted.into_iter().filter_map(|(is, stream)| is.then_some(stream)).collect()
+            }
+        };
+        let preserved = (0..).zip(&self.preserved).filter(|(_, kind)| **kind != Preserved::Null);
+        streams.extend(preserved.map(|(number, _)| Stream::Preserved(number)));
+        streams
+    }
 }
 
 /// A stream of a process.

@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use proto::message::{ExitStatus, ProcessId};
 use proto::network::Network;
-use proto::spec::{Container, Preserved, Process, Stdio};
+use proto::spec::{Container, Process};
 use proto::stream::Stream;
 
 use self::course::Course;
@@ -144,18 +144,6 @@ impl Attendance<'_> {
         };
         Course::new(self, process, connect, started).run(wish)
     }
-}
-
-/// The streams a process has, in the order they are connected.
-fn streams_of(process: &Process) -> Vec<Stream> {
-    let standard: &[Stream] = match process.stdio {
-        Stdio::Terminal { .. } => &[Stream::Terminal],
-        Stdio::Pipes { stdin: true, .. } => &[Stream::Stdin, Stream::Stdout, Stream::Stderr],
-        Stdio::Pipes { stdin: false, .. } => &[Stream::Stdout, Stream::Stderr],
-    };
-    let preserved = (0..).zip(&process.preserved).filter(|(_, kind)| **kind != Preserved::Null);
-    let preserved = preserved.map(|(number, _)| Stream::Preserved(number));
-    standard.iter().copied().chain(preserved).collect()
 }
 
 #[cfg(test)]

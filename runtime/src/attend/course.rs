@@ -11,7 +11,7 @@ use proto::spec::{Process, Stdio};
 use proto::stream::Stream;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::{AttendError, Attendance, Wish, streams_of};
+use super::{AttendError, Attendance, Wish};
 use crate::dial::DialError;
 use crate::exit::Failure;
 use crate::host;
@@ -104,7 +104,7 @@ where
             connect: Some(connect),
             started: Some(started),
             stdio: process.stdio,
-            streams: streams_of(process),
+            streams: process.streams(),
             relays: None,
             held_signals: Vec::new(),
             adoption: None,
