@@ -4,11 +4,16 @@
 //! it costs in both takes it; one that costs more than a bucket can hold waits for a full one, and leaves it in
 //! debt. Knows no clock: the time is told, as it has passed since some moment.
 
-use std::sync::Mutex;
+use std::io;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use vmm_sys_util::timerfd::TimerFd;
+
+use crate::event_loop::{Interest, Watch};
 use crate::spec::{Limits, Rate};
 use crate::sync::lock;
+use crate::virtio::device::borrow;
 
 const NS: u128 = 1_000_000_000;
 
@@ -26,11 +31,37 @@ impl Gate {
         Some(Self { limiter, since: Instant::now() })
     }
 
-    /// Takes what a request that moves `bytes` costs, or says how long it is until it can be had: at least a
-    /// nanosecond, since a timer of no time at all would never go off.
-    pub fn admit(&self, bytes: usize) -> Result<(), Duration> {
-        let refused = |wait: Duration| wait.max(Duration::from_nanos(1));
-        lock(&self.limiter).admit(self.since.elapsed(), bytes as u64).map_err(refused)
+    fn admit(&self, bytes: usize) -> Result<(), Duration> {
+        lock(&self.limiter).admit(self.since.elapsed(), bytes as u64)
+    }
+}
+
+/// A queue's way through a gate, and what tells when it is worth asking again.
+pub struct TimedGate {
+    gate: Arc<Gate>,
+    timer: TimerFd,
+}
+
+impl TimedGate {
+    /// One whose timer the subscriber hears of as `token`.
+    pub fn new(gate: Arc<Gate>, token: u32, watch: &Watch) -> io::Result<Self> {
+        let timer = TimerFd::new()?;
+        watch.add(borrow(&timer), token, Interest::Readable)?;
+        Ok(Self { gate, timer })
+    }
+
+    /// Whether what moves `bytes` may pass, which is paid for then. If not, the timer will say when to ask again.
+    pub fn admits(&mut self, bytes: usize) -> bool {
+        let Err(wait) = self.gate.admit(bytes) else { return true };
+        // A timer of no time at all would never go off. One that cannot be set is none of ours.
+        let _ = self.timer.reset(wait.max(Duration::from_nanos(1)), None);
+        false
+    }
+
+    /// The timer has gone off.
+    pub fn opens(&mut self) {
+        // Without reading: it may have been set anew since, and would be waited for.
+        let _ = self.timer.clear();
     }
 }
 

@@ -5,7 +5,6 @@ use std::io;
 use std::sync::Arc;
 
 use virtio_queue::Queue;
-use vmm_sys_util::timerfd::TimerFd;
 
 use super::core::Core;
 use super::image::Image;
@@ -14,7 +13,7 @@ use crate::irq::Interrupt;
 use crate::memory::Memory;
 use crate::virtio::chain;
 use crate::virtio::device::{Kicks, SavedQueue, borrow};
-use crate::virtio::limiter::Gate;
+use crate::virtio::limiter::{Gate, TimedGate};
 
 const KICK: u32 = 0;
 const TIMER: u32 = 1;
@@ -27,8 +26,7 @@ pub(super) struct Lane {
     core: Core<Image>,
     kicks: Kicks,
     index: usize,
-    /// And what tells when it is over that there is nothing for a request.
-    gate: Option<(Arc<Gate>, TimerFd)>,
+    gate: Option<TimedGate>,
     live: Option<Live>,
 }
 
@@ -51,14 +49,7 @@ impl Lane {
         if let Some(kick) = kicks.get(index) {
             watch.add(borrow(kick), KICK, Interest::Readable)?;
         }
-        let gate = match gate {
-            Some(gate) => {
-                let timer = TimerFd::new()?;
-                watch.add(borrow(&timer), TIMER, Interest::Readable)?;
-                Some((gate, timer))
-            }
-            None => None,
-        };
+        let gate = gate.map(|gate| TimedGate::new(gate, TIMER, watch)).transpose()?;
         Ok(Self { core, kicks, index, gate, live: None })
     }
 
@@ -85,13 +76,9 @@ impl Lane {
         }
         let (core, gate) = (&mut self.core, &mut self.gate);
         let served = chain::serve(queue, memory, |from, into| {
-            if let Some((gate, timer)) = gate {
-                let bytes = (from.len() + into.len()).saturating_sub(FRAME_BYTES);
-                if let Err(wait) = gate.admit(bytes) {
-                    // One that cannot be set is none of ours.
-                    let _ = timer.reset(wait, None);
-                    return None;
-                }
+            let bytes = (from.len() + into.len()).saturating_sub(FRAME_BYTES);
+            if gate.as_mut().is_some_and(|gate| !gate.admits(bytes)) {
+                return None;
             }
             Some(core.answer(from, into))
         });
@@ -117,8 +104,7 @@ impl Subscriber for Lane {
         match (token, self.kicks.get(self.index), &mut self.gate) {
             // An empty counter is a kick that was taken already.
             (KICK, Some(kick), _) => drop(kick.read()),
-            // Without reading: it may have been set anew since, and would be waited for.
-            (TIMER, _, Some((_, timer))) => drop(timer.clear()),
+            (TIMER, _, Some(gate)) => gate.opens(),
             _ => {}
         }
         self.serve();

@@ -1,16 +1,16 @@
 //! Brings a driver's queues and the wire together.
 
 use std::io;
+use std::sync::Arc;
 
 use virtio_queue::QueueT;
-use vmm_sys_util::timerfd::TimerFd;
 
 use super::core::{Brought, Core, HEADER, Wire};
 use crate::event_loop::{Interest, Readiness, Subscriber, Watch};
 use crate::spec::Limits;
 use crate::virtio::chain::{self, Lie};
 use crate::virtio::device::{Kicks, Live, borrow};
-use crate::virtio::limiter::Gate;
+use crate::virtio::limiter::{Gate, TimedGate};
 
 /// Towards the guest, and from it (5.1.2).
 pub(super) const QUEUES: usize = 2;
@@ -33,30 +33,6 @@ pub(super) struct Worker {
     live: Option<Live>,
 }
 
-/// A limit, and what tells when it is worth asking again.
-struct TimedGate {
-    gate: Gate,
-    timer: TimerFd,
-}
-
-impl TimedGate {
-    fn new(limits: &Limits, token: u32, watch: &Watch) -> io::Result<Option<Self>> {
-        let Some(gate) = Gate::new(limits) else { return Ok(None) };
-        let timer = TimerFd::new()?;
-        watch.add(borrow(&timer), token, Interest::Readable)?;
-        Ok(Some(Self { gate, timer }))
-    }
-
-    /// Whether a frame may pass. If not, the timer will say when to ask again.
-    fn admits(&mut self, bytes: usize) -> bool {
-        match self.gate.admit(bytes) {
-            Ok(()) => true,
-            // One that cannot be set is none of ours.
-            Err(wait) => self.timer.reset(wait, None).is_err(),
-        }
-    }
-}
-
 impl Worker {
     /// At rest, with limits for each queue.
     pub(super) fn new(
@@ -73,10 +49,11 @@ impl Worker {
             watch.add(wire, WIRE, Interest::Edges)?;
         }
         let [receive, transmit] = limits;
-        let gates = [
-            TimedGate::new(&receive, TIMERS + RECEIVE as u32, watch)?,
-            TimedGate::new(&transmit, TIMERS + TRANSMIT as u32, watch)?,
-        ];
+        let gate = |limits: &Limits, queue: usize| -> io::Result<_> {
+            let gate = Gate::new(limits).map(Arc::new);
+            gate.map(|gate| TimedGate::new(gate, TIMERS + queue as u32, watch)).transpose()
+        };
+        let gates = [gate(&receive, RECEIVE)?, gate(&transmit, TRANSMIT)?];
         Ok(Self { core, kicks, gates, admitted: false, live: None })
     }
 
@@ -169,8 +146,7 @@ impl Subscriber for Worker {
         }
         let timer = token.checked_sub(TIMERS).map(|queue| queue as usize);
         if let Some(Some(gate)) = timer.and_then(|queue| self.gates.get_mut(queue)) {
-            // Without reading: it may have been set anew since, and would be waited for.
-            let _ = gate.timer.clear();
+            gate.opens();
         }
         let mut live = self.live.take();
         if let Some(live) = live.as_mut().filter(|live| !live.irq.is_broken()) {
