@@ -29,11 +29,8 @@ pub(crate) enum Measure {
     RatioTo(String),
     /// The same of `create`, `start` and `delete` together.
     LifeRatioTo(String),
-    /// What a container that does nothing has in memory to itself, in MiB, when there are many.
-    PrivateMib,
-    /// What the slowest but one in a hundred takes that are started at once, as a multiple of one alone, when
-    /// each has a processor.
-    CrowdP99,
+    /// Something about many at once.
+    Crowd(CrowdMeasure),
     /// From one moment of the timeline to a later one, in milliseconds.
     BetweenMs(String, String),
     /// VM exits of a run.
@@ -54,27 +51,34 @@ impl Verdict<'_> {
     }
 }
 
+/// What of many at once is held against a goal.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum CrowdMeasure {
+    /// What a container that does nothing has in memory to itself, in MiB.
+    PrivateMib,
+    /// What the slowest but one in a hundred takes to start, as a multiple of one alone, when each has a
+    /// processor.
+    P99,
+}
+
 /// Holds figures against those goals that they are about.
 pub(crate) fn judge<'a>(goals: &'a [Goal], figures: &Figures) -> Vec<Verdict<'a>> {
-    let of_starts = goals.iter().filter(|goal| !goal.measure.is_of_crowds());
+    let of_starts = goals.iter().filter(|goal| !matches!(goal.measure, Measure::Crowd(_)));
     of_starts.map(|goal| Verdict { goal, measured: measured(&goal.measure, figures) }).collect()
 }
 
 /// The same for a crowd.
 pub(crate) fn judge_crowd<'a>(goals: &'a [Goal], crowd: &Crowd) -> Vec<Verdict<'a>> {
-    let measured = |measure: &Measure| match measure {
-        Measure::PrivateMib => Some(crowd.private_mib()),
-        Measure::CrowdP99 => crowd.p99_ratio(),
-        _ => None,
+    let verdict = |goal: &'a Goal| {
+        let measured = match &goal.measure {
+            Measure::Crowd(CrowdMeasure::PrivateMib) => Some(crowd.private_mib()),
+            Measure::Crowd(CrowdMeasure::P99) => crowd.p99_ratio(),
+            _ => return None,
+        };
+        Some(Verdict { goal, measured })
     };
-    let of_crowds = goals.iter().filter(|goal| goal.measure.is_of_crowds());
-    of_crowds.map(|goal| Verdict { goal, measured: measured(&goal.measure) }).collect()
-}
-
-impl Measure {
-    fn is_of_crowds(&self) -> bool {
-        matches!(self, Self::PrivateMib | Self::CrowdP99)
-    }
+    goals.iter().filter_map(verdict).collect()
 }
 
 fn measured(measure: &Measure, figures: &Figures) -> Option<f64> {
@@ -92,7 +96,7 @@ fn measured(measure: &Measure, figures: &Figures) -> Option<f64> {
             Some(ns as f64 / 1e6)
         }
         Measure::Exits => Some(figures.exits()? as f64),
-        Measure::PrivateMib | Measure::CrowdP99 => None,
+        Measure::Crowd(_) => None,
     }
 }
 

@@ -1,24 +1,19 @@
 //! Many containers at once: how long each takes to start, and what each costs while it does nothing.
 
 use std::fs;
-use std::path::PathBuf;
 use std::process::Child;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use serde::{Deserialize, Serialize};
 
 use crate::race::monotonic_ns;
-use crate::start::{self, Ours};
+use crate::start::{self, Place};
 
 /// What `stopwatch crowd` is told.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// Where `cargo xtask build` put `microvm` and `demo.tar`
-    #[arg(long, value_name = "DIR")]
-    outputs: PathBuf,
-    /// A directory in memory, made for this
-    #[arg(long, value_name = "DIR", default_value = "/run/stopwatch")]
-    scratch: PathBuf,
+    #[command(flatten)]
+    place: Place,
     /// How many
     #[arg(long, default_value_t = 50)]
     count: usize,
@@ -57,11 +52,9 @@ const PROCESSES: [&str; 2] = ["microvm supervise", "microvm vmm"];
 
 /// Starts them, looks, and takes them away.
 pub(crate) fn measure(arguments: &Arguments) -> Result<Crowd> {
-    let Arguments { outputs, scratch, count } = arguments;
+    let Arguments { place, count } = arguments;
     ensure!(*count > 0, "no figure comes from 0 containers");
-    fs::create_dir(scratch).with_context(|| scratch.display().to_string())?;
-    let ours = Ours::new(outputs, scratch);
-    ours.call(&["load", &outputs.join("demo.tar").display().to_string()]).lap(scratch)?;
+    let (ours, scratch) = (place.ours()?, &place.scratch);
     let sleeper = |name: &str| {
         let words =
             ["run", "--detach", "--network", "none", "--name", name, "demo", "sleep", "1000000"];

@@ -18,12 +18,8 @@ use crate::race::{Contender, Lap};
 /// What `stopwatch start` is told.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// Where `cargo xtask build` put `microvm`, `demo.tar` and `demo-rootfs`
-    #[arg(long, value_name = "DIR")]
-    outputs: PathBuf,
-    /// A directory in memory, made for this race
-    #[arg(long, value_name = "DIR", default_value = "/run/stopwatch")]
-    scratch: PathBuf,
+    #[command(flatten)]
+    place: Place,
     /// Runs that count, of each
     #[arg(long, default_value_t = 5)]
     runs: usize,
@@ -32,17 +28,35 @@ pub(crate) struct Arguments {
     warm_ups: usize,
 }
 
+// Where it is measured.
+#[derive(clap::Args)]
+pub(crate) struct Place {
+    /// Where `cargo xtask build` put `microvm`, `demo.tar` and `demo-rootfs`
+    #[arg(long, value_name = "DIR")]
+    pub(crate) outputs: PathBuf,
+    /// A directory in memory, made for this
+    #[arg(long, value_name = "DIR", default_value = "/run/stopwatch")]
+    pub(crate) scratch: PathBuf,
+}
+
+impl Place {
+    /// Makes it, and `microvm` in it with the demo image.
+    pub(crate) fn ours(&self) -> Result<Ours> {
+        let Self { outputs, scratch } = self;
+        fs::create_dir(scratch).with_context(|| scratch.display().to_string())?;
+        let ours = Ours::new(outputs, scratch);
+        // What cannot be loaded cannot be run, and says so itself.
+        let _ = ours.call(&["load", &outputs.join("demo.tar").display().to_string()]).lap(scratch);
+        Ok(ours)
+    }
+}
+
 /// Runs the race.
 pub(crate) fn measure(arguments: &Arguments) -> Result<Figures> {
     ensure!(arguments.runs > 0, "no figure comes from 0 runs");
-    let scratch = &arguments.scratch;
-    fs::create_dir(scratch).with_context(|| scratch.display().to_string())?;
-    let bundle = bundle(&arguments.outputs.join("demo-rootfs"), scratch)?;
-    let ours = Ours::new(&arguments.outputs, scratch);
-    // What cannot be loaded cannot be run, and says so itself.
-    let _ = ours
-        .call(&["load", &arguments.outputs.join("demo.tar").display().to_string()])
-        .lap(scratch);
+    let Place { outputs, scratch } = &arguments.place;
+    let ours = arguments.place.ours()?;
+    let bundle = bundle(&outputs.join("demo-rootfs"), scratch)?;
 
     let peer = |name: &'static str| {
         let contender = Contender::new(name, &["run", "--bundle", &bundle, "stopwatch"]);
@@ -113,7 +127,7 @@ pub(crate) struct Ours {
 
 impl Ours {
     /// The one in `outputs`, with everything else in `scratch`.
-    pub(crate) fn new(outputs: &Path, scratch: &Path) -> Self {
+    fn new(outputs: &Path, scratch: &Path) -> Self {
         let below = |name: &str| scratch.join(name).display().to_string();
         Self { program: outputs.join("microvm"), state: below("state"), store: below("store") }
     }
