@@ -68,8 +68,8 @@ pub(crate) fn run(wish: &Wish) -> Result<ExitCode> {
 fn measure(which: Which, stopwatch: &Path, outputs: &Path, place: &Path) -> Result<PathBuf> {
     let name = which.name();
     step::say(&format!("{name}: measuring in the deterministic host (a few minutes)"));
-    let words = [stopwatch.as_os_str(), name.as_ref(), "--outputs".as_ref(), outputs.as_os_str()];
-    let words: [&OsStr; 4] = words;
+    let words: [&OsStr; 4] =
+        [stopwatch.as_ref(), name.as_ref(), "--outputs".as_ref(), outputs.as_ref()];
     let mut figures = Vec::new();
     let code = host::run_deterministic(outputs, &words, &mut figures)?;
     ensure!(code == 0, "the stopwatch ended with {code}");

@@ -36,39 +36,31 @@ struct Service {
     command: &'static [&'static str],
 }
 
+/// One of which nothing is to be said.
+const PLAIN: Service =
+    Service { name: "", packages: &[], before: None, path: None, user: None, command: &[] };
+
 const SERVICES: &[Service] = &[
     Service {
         name: "redis",
         packages: &["redis-server", "redis-tools"],
-        before: None,
-        path: None,
         user: Some("redis"),
         command: &["redis-server", "--save", "", "--dir", "/var/lib/redis"],
+        ..PLAIN
     },
     Service {
         name: "nginx",
         packages: &["nginx-light", "curl"],
-        before: None,
-        path: None,
-        user: None,
         command: &["nginx", "-g", "daemon off;"],
+        ..PLAIN
     },
     Service {
         name: "python",
         packages: &["python3", "libpython3.13-testsuite"],
-        before: None,
-        path: None,
-        user: None,
         command: &["python3"],
+        ..PLAIN
     },
-    Service {
-        name: "node",
-        packages: &["nodejs"],
-        before: None,
-        path: None,
-        user: None,
-        command: &["node"],
-    },
+    Service { name: "node", packages: &["nodejs"], command: &["node"], ..PLAIN },
     Service {
         name: "postgres",
         packages: &["postgresql-17"],
