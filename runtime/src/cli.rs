@@ -92,6 +92,7 @@ enum LogFormat {
 }
 
 // A verb's options are put together when it is the one: all of them together take a millisecond of every start.
+// What the help says of it stands here, and no struct of options says anything: its words would take that place.
 #[derive(Subcommand, Debug)]
 #[command(defer = true)]
 enum Verb {
@@ -317,6 +318,18 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent_in_itself() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_help_of_a_verb_begins_with_what_the_list_says_of_it() {
+        let (listed, mut built) = (Cli::command(), Cli::command());
+        built.build();
+        for verb in listed.get_subcommands() {
+            let about = verb.get_about().map(ToString::to_string);
+            let own = built.find_subcommand(verb.get_name()).and_then(|verb| verb.get_about());
+            assert!(about.is_some(), "{}", verb.get_name());
+            assert_eq!(own.map(ToString::to_string), about, "{}", verb.get_name());
+        }
     }
 
     #[test]

@@ -2,8 +2,9 @@
 
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 
 /// As many descriptors has every process.
@@ -21,6 +22,13 @@ pub(crate) fn close_inherited(preserved: u32, kept: Option<RawFd>) -> io::Result
         close_range(first, kept - 1)?;
     }
     close_range(kept + 1, u32::MAX)
+}
+
+/// Lets the next program that is executed have it, or not.
+pub(crate) fn pass_on(descriptor: &OwnedFd, on: bool) -> io::Result<()> {
+    let flags = if on { FdFlag::empty() } else { FdFlag::FD_CLOEXEC };
+    fcntl(descriptor, FcntlArg::F_SETFD(flags))?;
+    Ok(())
 }
 
 fn close_range(first: u32, last: u32) -> io::Result<()> {

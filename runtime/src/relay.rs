@@ -105,7 +105,9 @@ fn carry_output(
         Front::Caller { .. } => {
             let ours = match stream {
                 Stream::Stderr => stderr().as_fd().try_clone_to_owned()?,
-                _ => stdout().as_fd().try_clone_to_owned()?,
+                Stream::Stdout | Stream::Terminal | Stream::Stdin | Stream::Preserved(_) => {
+                    stdout().as_fd().try_clone_to_owned()?
+                }
             };
             output(socket, File::from(ours), done)
         }

@@ -56,13 +56,14 @@ impl Exec {
         container: Visited,
         preserved: Vec<(Preserved, OwnedFd)>,
     ) -> Result<u8, Failure> {
+        let bundled = container.record.oci.is_some();
         let host = host::facts(&self.process.env)?;
         let mut process = self.decide(&container.record, &host)?;
         process.preserved = preserved::kinds(&preserved);
         let exec = host.id.short().to_owned();
         let Added { detach, console_socket, pid_file, ignore_paused, .. } = &self.added;
         if *detach || console_socket.is_some() {
-            let (name, bundled) = (container.record.name.clone(), container.record.oci.is_some());
+            let name = container.record.name.clone();
             let console_socket = console_socket.as_deref().map(std::path::absolute).transpose()?;
             let order = Order::Exec {
                 settings: settings.clone(),
@@ -74,14 +75,14 @@ impl Exec {
             };
             // A bundle's callers have made the streams that it is to have; of others nobody hears it any more.
             let streams = if *detach && !bundled { Streams::Null } else { Streams::Callers };
-            let pid = supervise::start(order, streams, &preserved)?;
+            let pid = supervise::start(&order, streams, &preserved)?;
             drop(preserved);
             super::oci::write_pid_file(pid_file.as_deref(), pid)?;
             return if *detach { Ok(0) } else { supervise::wait(pid) };
         }
         super::oci::write_pid_file(pid_file.as_deref(), std::process::id())?;
         // A bundle's callers say what the process has by what we have.
-        let interactive = self.process.interactive || container.record.oci.is_some();
+        let interactive = self.process.interactive || bundled;
         let signals = Signals::catch()?;
         let tty = matches!(process.stdio, proto::spec::Stdio::Terminal { .. });
         let talks = tty && interactive && terminal::on_stdin();

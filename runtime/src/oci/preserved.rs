@@ -8,13 +8,12 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
-use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use proto::spec::Preserved;
 use rustix::fs::{FileType, OFlags, fcntl_getfl, fstat, major, minor};
 use rustix::net::SocketType;
 use rustix::net::sockopt::{socket_acceptconn, socket_type};
 
-use crate::descriptors::STANDARD;
+use crate::descriptors::{STANDARD, pass_on};
 
 /// Linux's number of `/dev/null` (Documentation/admin-guide/devices.txt).
 const NULL: (u32, u32) = (1, 3);
@@ -61,13 +60,6 @@ pub(crate) fn take(count: u32) -> Result<Vec<(Preserved, OwnedFd)>, PreserveErro
         Ok((judge(number, descriptor.as_fd())?, descriptor))
     };
     numbers.map(take).collect()
-}
-
-/// Lets the next process that is started have it under its number, or not.
-pub(crate) fn pass_on(descriptor: &OwnedFd, on: bool) -> io::Result<()> {
-    let flags = if on { FdFlag::empty() } else { FdFlag::FD_CLOEXEC };
-    fcntl(descriptor, FcntlArg::F_SETFD(flags))?;
-    Ok(())
 }
 
 /// Those of ours are closed by `execve`, those that were left to us are not.

@@ -10,7 +10,6 @@ use std::process::{self, Command};
 use std::sync::mpsc;
 use std::thread;
 
-use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use proto::message::{Reply, Request};
 use proto::spec::{Hook, Preserved, Process, Stdio};
 use rustix::net::{
@@ -25,8 +24,7 @@ use super::console;
 use super::hooks;
 use super::plan;
 use super::preserved;
-use super::resources::HOST_OVERHEAD_BYTES;
-use super::resources::Values;
+use super::resources::{HOST_OVERHEAD_BYTES, Values};
 use super::state::State;
 use super::view::View;
 use super::{mounts, namespace};
@@ -124,17 +122,15 @@ pub(crate) enum Streams {
 ///
 /// It has the `preserved` descriptors, which must stand under the numbers that they came with.
 pub(crate) fn start(
-    order: Order,
+    order: &Order,
     streams: Streams,
     preserved: &[(Preserved, OwnedFd)],
 ) -> Result<u32, Failure> {
     let (ours, theirs) =
         socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
             .map_err(|error| SuperviseError::Process(error.into()))?;
-    fcntl(&theirs, FcntlArg::F_SETFD(FdFlag::empty()))
-        .map_err(|error| SuperviseError::Process(error.into()))?;
-    for (_, descriptor) in preserved {
-        preserved::pass_on(descriptor, true).map_err(SuperviseError::Process)?;
+    for descriptor in preserved.iter().map(|(_, descriptor)| descriptor).chain([&theirs]) {
+        descriptors::pass_on(descriptor, true).map_err(SuperviseError::Process)?;
     }
     let mut command = Command::new(THIS_PROGRAM);
     command.arg0("microvm").arg(VERB);
@@ -145,7 +141,7 @@ pub(crate) fn start(
     }
     let mut child = command.spawn().map_err(SuperviseError::Process)?;
     drop(theirs);
-    converse(&ours, &order).map(|()| child.id()).inspect_err(|_| {
+    converse(&ours, order).map(|()| child.id()).inspect_err(|_| {
         // It hears that nobody waits any more, and is gone with all it made when we say so.
         drop(ours);
         let _ = child.wait();
@@ -185,7 +181,7 @@ pub(crate) fn main(mut words: impl Iterator<Item = String>) -> Result<u8, Failur
     let number = number.cast_signed();
     // SAFETY: whoever started us left this descriptor to us, and nobody else here knows of it.
     let caller = unsafe { OwnedFd::from_raw_fd(number) };
-    fcntl(&caller, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).map_err(io::Error::from)?;
+    descriptors::pass_on(&caller, false)?;
     descriptors::close_inherited(count, Some(number))?;
     let preserved = preserved::take(count)?;
     let order: Order = hear(&caller)?;

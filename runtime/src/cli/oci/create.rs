@@ -77,7 +77,7 @@ fn create(
         console_socket: console_socket.as_deref().map(std::path::absolute).transpose()?,
         own_terminal: ours && terminal::on_stdin(),
     };
-    let pid = supervise::start(order, Streams::Callers, preserved)?;
+    let pid = supervise::start(&order, Streams::Callers, preserved)?;
     if let Some(path) = pid_file
         && let Err(source) = write_pid(path, pid)
     {
