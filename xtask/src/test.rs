@@ -17,7 +17,7 @@ use crate::{packages, step};
 pub(crate) struct Args {
     /// Only tests whose name contains this
     filter: Option<String>,
-    /// Let the stories that repeat themselves do so as often as is promised, which takes an hour more
+    /// Let the stories that repeat themselves do so as often as is promised, which takes hours more in an emulated host
     #[arg(long)]
     soak: bool,
 }
