@@ -1,6 +1,8 @@
 //! Proxies, as the environment names them: `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY`, large or
 //! small. What is on this machine is never asked through one.
 
+use std::net::IpAddr;
+
 use ureq::Proxy;
 
 use super::error::RegistryError;
@@ -52,10 +54,23 @@ impl Proxies {
                 let entry = entry.strip_prefix('*').unwrap_or(entry);
                 let suffix = entry.strip_prefix('.').unwrap_or(entry);
                 let inside = host.strip_suffix(suffix).is_some_and(|rest| rest.ends_with('.'));
-                entry.is_empty() || host == suffix || inside
+                entry.is_empty() || host == suffix || inside || is_in(&host, entry)
             });
         proxy.as_ref().filter(|_| !direct)
     }
+}
+
+/// Whether `host` is an address in `network`, which may be one like `10.0.0.0/8` or `fd00::/8` (RFC 4632, RFC 4291).
+fn is_in(host: &str, network: &str) -> bool {
+    let number = |address: IpAddr| match address {
+        IpAddr::V4(address) => (32, u128::from(address.to_bits())),
+        IpAddr::V6(address) => (128, address.to_bits()),
+    };
+    let address = |text: &str| text.trim_matches(['[', ']']).parse().ok().map(number);
+    let Some((base, length)) = network.split_once('/') else { return false };
+    let (Some(host), Some(base)) = (address(host), address(base)) else { return false };
+    let same = |length: u32| (host.1 ^ base.1).checked_shr(base.0 - length).unwrap_or(0) == 0;
+    host.0 == base.0 && length.parse().is_ok_and(|length| length <= base.0 && same(length))
 }
 
 #[cfg(test)]
@@ -74,7 +89,7 @@ mod tests {
         let proxies = proxies(&[
             ("https_proxy", "http://secure:1"),
             ("ALL_PROXY", "http://any:2"),
-            ("NO_PROXY", "inside.example, .corp,10.0.0.1"),
+            ("NO_PROXY", "inside.example, .corp,10.0.0.1,10.1.0.0/16,fd00::/8,192.0.2.0/33"),
         ]);
         let host =
             |encrypted, host| proxies.of(encrypted, host).map(|proxy| proxy.host().to_owned());
@@ -85,13 +100,18 @@ mod tests {
             "a.inside.example",
             "x.corp",
             "10.0.0.1",
+            "10.1.255.7",
+            "[fdab::1]",
             "localhost",
             "127.0.0.2",
             "[::1]",
         ] {
             assert_eq!(host(true, direct), None, "{direct}");
         }
-        assert!(host(true, "notinside.example").is_some());
+        for asked in ["notinside.example", "10.2.0.1", "[fe80::1]", "192.0.2.1", "::10.1.0.1"] {
+            assert!(host(true, asked).is_some(), "{asked}");
+        }
+        assert!(is_in("203.0.113.9", "0.0.0.0/0") && !is_in("203.0.113.9", "::/0"));
     }
 
     #[test]

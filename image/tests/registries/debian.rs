@@ -1,7 +1,8 @@
 //! The distribution project's own registry, as Debian packages it, and images that `skopeo` pushed.
 
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
@@ -16,6 +17,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("a_registry_with_passwords_gives_to_who_has_one", with_password),
     ("what_was_pulled_and_saved_is_read_by_skopeo", saved),
     ("a_certificate_is_checked_against_this_machines_authorities", encrypted),
+    ("a_registry_elsewhere_is_asked_through_the_proxy", through_a_proxy),
 ];
 
 /// A registry of Debian's on loopback, as long as it lives.
@@ -166,14 +168,13 @@ fn saved() {
     assert_eq!(layers(ArchiveKind::Docker, "docker-archive").0, plain);
 }
 
-fn encrypted() {
-    let (mut place, made) = (Place::new(), made());
-    let directory = place.directory.path().to_owned();
+/// A registry that encrypts, as `localhost` and as `registry.example`; its certificate is `cert.pem`.
+fn encrypting(directory: &Path) -> Registry {
     let path = |name: &str| directory.join(name);
     let openssl = Command::new("openssl")
         .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"])
         .args(["-days", "2", "-subj", "/CN=localhost", "-addext"])
-        .arg("subjectAltName=DNS:localhost,IP:127.0.0.1")
+        .arg("subjectAltName=DNS:localhost,DNS:registry.example,IP:127.0.0.1")
         .args(["-addext", "basicConstraints=critical,CA:FALSE"])
         .arg("-keyout")
         .arg(path("key.pem"))
@@ -187,7 +188,14 @@ fn encrypted() {
         path("cert.pem").display(),
         path("key.pem").display()
     );
-    let registry = Registry::new(&directory, &more);
+    Registry::new(directory, &more)
+}
+
+fn encrypted() {
+    let (mut place, made) = (Place::new(), made());
+    let directory = place.directory.path().to_owned();
+    let path = |name: &str| directory.join(name);
+    let registry = encrypting(&directory);
     let image = registry.push(&made, &directory, &[]);
     let pull = |authorities: &Path| {
         let output =
@@ -204,4 +212,55 @@ fn encrypted() {
     // Unknown to this machine's authorities, it is good enough only for who says so.
     place.access.tls_verify = false;
     place.pull(&image).unwrap();
+}
+
+/// The registry's name means nothing here, and only the proxy knows the way; its own password comes from the
+/// variable that names it.
+fn through_a_proxy() {
+    let (place, made) = (Place::new(), made());
+    let directory = place.directory.path();
+    let registry = encrypting(directory);
+    registry.push(&made, directory, &[]);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let behind = registry.host.clone();
+    std::thread::spawn(move || listener.incoming().for_each(|one| relay(one.unwrap(), &behind)));
+    let pull = |proxy: &str| {
+        let mut pull = child(&place.root(), "registry.example/demo:1");
+        pull.env("SSL_CERT_FILE", directory.join("cert.pem"));
+        let output = pull.env("HTTPS_PROXY", proxy).output().unwrap();
+        (output.status.success(), String::from_utf8(output.stderr).unwrap())
+    };
+    let (good, said) = pull(&format!("http://me:wrong@{address}"));
+    assert!(!good && said.starts_with("https://registry.example/"), "{said}");
+    let (good, said) = pull(&format!("http://me:word@{address}"));
+    assert!(good, "{said}");
+    assert_eq!(place.store.images().unwrap()[0].id, Digest::of(&made.config));
+}
+
+/// A proxy's part of one connection to `registry.example` (RFC 9110, 9.3.6): it asks for `me:word`, and carries
+/// bytes to `behind`.
+fn relay(client: TcpStream, behind: &str) {
+    let mut lines = BufReader::new(client.try_clone().unwrap()).lines();
+    let asked = lines.next().and_then(Result::ok).unwrap_or_default();
+    let head: Vec<String> =
+        lines.map_while(Result::ok).take_while(|line| !line.is_empty()).collect();
+    let has_password = head.iter().any(|line| {
+        line.to_ascii_lowercase().starts_with("proxy-authorization: ")
+            && line.ends_with("bWU6d29yZA==")
+    });
+    let mut answer = &client;
+    if asked != "CONNECT registry.example:443 HTTP/1.1" || !has_password {
+        let _ = answer.write_all(b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n");
+        return;
+    }
+    let server = TcpStream::connect(behind).unwrap();
+    answer.write_all(b"HTTP/1.1 200 Connection Established\r\n\r\n").unwrap();
+    let ends = (client.try_clone().unwrap(), server.try_clone().unwrap());
+    for (mut from, mut to) in [ends, (server, client)] {
+        std::thread::spawn(move || {
+            let _ = std::io::copy(&mut from, &mut to);
+            let _ = to.shutdown(Shutdown::Write);
+        });
+    }
 }
