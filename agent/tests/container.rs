@@ -133,10 +133,8 @@ fn a_specification_that_cannot_be_is_refused_by_the_name_of_the_field() {
         destination: "/x".into(),
         kind: Some(kind.into()),
         source: Some(source.into()),
-        share: None,
-        copies_up: false,
-        content: None,
         options: options.iter().map(|o| o.to_string()).collect(),
+        ..Mount::default()
     };
     let with = |change: &dyn Fn(&mut proto::spec::Container)| {
         let mut spec = container(&root, &["true"]);
@@ -275,10 +273,8 @@ fn mounts_come_in_order_and_stay_inside_whatever_links_the_image_has() {
         destination: destination.into(),
         kind: None,
         source: Some(source.to_str().unwrap().into()),
-        share: None,
-        copies_up: false,
-        content: None,
         options: options.iter().map(|o| o.to_string()).collect(),
+        ..Mount::default()
     };
     spec.mounts.extend([
         bind("/file", shared.join("tmp/one"), &["bind"]),
@@ -288,19 +284,15 @@ fn mounts_come_in_order_and_stay_inside_whatever_links_the_image_has() {
             destination: "/sticky".into(),
             kind: Some("tmpfs".into()),
             source: None,
-            share: None,
-            copies_up: false,
-            content: None,
             options: vec!["mode=1777".into()],
+            ..Mount::default()
         },
         Mount {
             destination: "/link/deep/over".into(),
             kind: Some("tmpfs".into()),
             source: None,
-            share: None,
-            copies_up: false,
-            content: None,
             options: vec![],
+            ..Mount::default()
         },
     ]);
     let (_, out, err) = agent.run("c", spec);

@@ -11,10 +11,8 @@ fn mount(destination: &str, kind: &str, source: &str, options: &[&str]) -> Mount
         destination: destination.into(),
         kind: (!kind.is_empty()).then(|| kind.into()),
         source: Some(source.into()),
-        share: None,
-        copies_up: false,
-        content: None,
         options: options.iter().map(|option| option.to_string()).collect(),
+        ..Mount::default()
     }
 }
 

@@ -235,9 +235,23 @@ pub struct Mount {
     /// As `mount -o` takes them.
     #[serde(default)]
     pub options: Vec<String>,
+    /// Of a share: what the host has mounted below it, parents first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub submounts: Vec<Submount>,
     /// Of a share that is an empty directory: what the root has at the destination is copied into it first.
     #[serde(default, skip_serializing_if = "crate::is_false")]
     pub copies_up: bool,
+}
+
+/// A mount below what a share shows. The guest gets it as a mount of its own, for options to hold of it
+/// and for the table of mounts to have it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Submount {
+    /// Where, seen from the share.
+    pub path: PathBuf,
+    /// What the host has it mounted with, as `mount -o` takes it.
+    #[serde(default)]
+    pub options: Vec<String>,
 }
 
 /// OCI `process`.

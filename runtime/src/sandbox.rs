@@ -282,6 +282,11 @@ impl Claimed {
                 (Some(server), Some(socket))
             }
         };
+        for mount in &mut planned.plan.container.mounts {
+            let share =
+                planned.shares.iter().find(|share| mount.share.as_ref() == Some(&share.name));
+            mount.submounts = share.map(|share| share.submounts.clone()).unwrap_or_default();
+        }
         let vm = Vm::start(Parts {
             platform: planned.platform,
             beginning: planned.template.map_or(Beginning::Boot, Beginning::Restore),

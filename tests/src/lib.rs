@@ -19,6 +19,7 @@ mod noise;
 mod stepper;
 mod systemd;
 mod terminal;
+mod tmpfs;
 
 pub use bundle::Bundle;
 pub use guest::{initramfs_of_this_program, kernel_of_instructions};
@@ -28,6 +29,7 @@ pub use noise::Noise;
 pub use stepper::{Step, Way, kill_at};
 pub use systemd::Systemd;
 pub use terminal::Terminal;
+pub use tmpfs::Tmpfs;
 
 use std::env;
 use std::path::PathBuf;

@@ -2,7 +2,8 @@
 
 use std::fs;
 
-use tests::{House, Outcome};
+use rustix::mount::MountFlags;
+use tests::{House, Outcome, Tmpfs};
 
 crate::stories![
     an_image_that_does_not_exist,
@@ -117,7 +118,7 @@ fn an_archive_that_is_text() {
 fn a_full_disk() {
     let house = House::new();
     let disk = FullDisk::mount(&house.state().join("full"));
-    let store = disk.path.join("store");
+    let store = disk.0.path().join("store");
     let demo = std::env::var("MICROVM_DEMO").unwrap();
     let load = || Outcome::of(&mut house.command_with_store(&store, ["load", &demo]));
     disk.fill();
@@ -128,31 +129,20 @@ fn a_full_disk() {
     house.expect_nothing_left();
 }
 
-/// A tmpfs of 8 MiB that is unmounted when the story ends.
-struct FullDisk {
-    path: std::path::PathBuf,
-}
+/// A file system of 8 MiB.
+struct FullDisk(Tmpfs);
 
 impl FullDisk {
     fn mount(path: &std::path::Path) -> Self {
-        fs::create_dir(path).unwrap();
-        let flags = rustix::mount::MountFlags::empty();
-        rustix::mount::mount("full", path, "tmpfs", flags, c"size=8m").unwrap();
-        Self { path: path.to_owned() }
+        Self(Tmpfs::mount(path, MountFlags::empty(), c"size=8m"))
     }
 
     fn fill(&self) {
-        let filled = fs::write(self.path.join("filler"), vec![1; 16 << 20]);
+        let filled = fs::write(self.0.path().join("filler"), vec![1; 16 << 20]);
         assert_eq!(filled.unwrap_err().kind(), std::io::ErrorKind::StorageFull);
     }
 
     fn empty(&self) {
-        fs::remove_file(self.path.join("filler")).unwrap();
-    }
-}
-
-impl Drop for FullDisk {
-    fn drop(&mut self) {
-        let _ = rustix::mount::unmount(&self.path, rustix::mount::UnmountFlags::DETACH);
+        fs::remove_file(self.0.path().join("filler")).unwrap();
     }
 }

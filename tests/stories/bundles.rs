@@ -7,10 +7,11 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 
+use rustix::mount::MountFlags;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use rustix::process::{Signal, kill_process};
 use serde_json::{Value, json};
-use tests::{Bundle, House};
+use tests::{Bundle, House, Tmpfs};
 
 crate::stories![
     a_bundle_runs_on_its_own_directory_and_its_code_is_ours,
@@ -24,6 +25,7 @@ crate::stories![
     a_hook_that_fails_ends_the_creation_and_leaves_nothing,
     a_terminal_s_master_goes_to_the_console_socket,
     a_single_file_is_mounted_without_its_siblings,
+    what_the_host_has_mounted_below_a_bind_is_a_mount_of_its_own,
     what_cannot_be_done_is_refused_by_name,
     whoever_is_killed_the_state_is_true_and_can_be_cleared,
     fifty_processes_start_at_once,
@@ -361,6 +363,29 @@ fn a_single_file_is_mounted_without_its_siblings() {
     house.expect_nothing_left();
 }
 
+fn what_the_host_has_mounted_below_a_bind_is_a_mount_of_its_own() {
+    let house = House::new();
+    let script = "for at in top sealed; do for name in in below/in 'below/a room/in'; do \
+                  (echo x > \"/$at/$name\") 2>/dev/null; echo \"$at/$name $?\"; done; done; \
+                  ls -A /alone/below; grep -c /sealed/ /proc/self/mountinfo; \
+                  cat /bin/busybox > /top/below/busybox; \
+                  chmod +x /top/below/busybox; /top/below/busybox true 2>/dev/null; echo $?";
+    let bundle = Bundle::new(&["sh", "-c", script]);
+    let host = tempfile::Builder::new().prefix("volume-").tempdir().unwrap();
+    let below = Tmpfs::mount(&host.path().join("below"), MountFlags::NOEXEC, c"size=8m");
+    let room = Tmpfs::mount(&below.path().join("a room"), MountFlags::empty(), c"size=1m");
+    bundle.bind(host.path(), "/top", &["rbind", "ro"]);
+    bundle.bind(host.path(), "/sealed", &["rbind", "rro"]);
+    bundle.bind(host.path(), "/alone", &["bind"]);
+    let said = house.call(["run", "-b", path(bundle.path()), "box"]).expect_code(0);
+    let expected = "top/in 1\ntop/below/in 0\ntop/below/a room/in 0\n\
+                    sealed/in 1\nsealed/below/in 1\nsealed/below/a room/in 1\n2\n126\n";
+    assert_eq!(said.text(), expected, "{}", said.stderr);
+    assert_eq!(fs::read_to_string(room.path().join("in")).unwrap(), "x\n");
+    drop((bundle, room, below, host));
+    house.expect_nothing_left();
+}
+
 fn what_cannot_be_done_is_refused_by_name() {
     let house = House::new();
     let bundle = Bundle::new(&["true"]);
@@ -372,7 +397,7 @@ fn what_cannot_be_done_is_refused_by_name() {
         assert_eq!(outcome.stderr.lines().count(), 1, "{}", outcome.stderr);
     };
     let both = json!([{ "type": "uts" }, { "type": "network" }]);
-    refused(&["--preserve-fds", "1"], "--preserve-fds: descriptor 3 is not open");
+    refused(&["--preserve-fds", "1"], "--preserve-fds or LISTEN_FDS: descriptor 3 is not open");
     for (field, value, thing) in [
         (
             "mounts",

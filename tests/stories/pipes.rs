@@ -2,10 +2,13 @@
 //! that are closed. The exit status survives them all.
 
 use std::io::{PipeReader, Read, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::thread;
 
+use rustix::io::{FdFlags, fcntl_setfd};
 use tests::{Bundle, House, Noise, when_it_soaks};
 
 crate::stories![
@@ -17,6 +20,7 @@ crate::stories![
     everything_comes_back_that_goes_through_a_container,
     descriptors_of_the_caller_are_the_containers,
     descriptors_of_the_caller_are_an_execs,
+    a_socket_that_systemd_hands_over_is_the_containers,
 ];
 
 /// A container that was created with a pipe for its output, and the end to read from.
@@ -145,7 +149,8 @@ fn everything_comes_back_that_goes_through_a_container() {
 /// The same command, with more descriptors as a shell redirects them.
 fn redirected(command: &Command, redirections: &str) -> Command {
     let mut shell = Command::new("sh");
-    shell.arg("-c").arg(format!("exec \"$0\" \"$@\" {redirections}"));
+    // As systemd does it, which knows whom it hands sockets to (sd_listen_fds(3)).
+    shell.arg("-c").arg(format!("LISTEN_PID=$$ exec \"$0\" \"$@\" {redirections}"));
     shell.arg(command.get_program()).args(command.get_args()).stdin(Stdio::null());
     for (name, value) in command.get_envs() {
         shell.env(name, value.unwrap_or_default());
@@ -190,5 +195,35 @@ fn descriptors_of_the_caller_are_an_execs() {
     let refused = exec(&["true"], "3<&-").expect_code(255);
     assert!(refused.stderr.contains("descriptor 3 is not open"), "{}", refused.stderr);
     house.call(["delete", "--force", "box"]).expect_code(0);
+    house.expect_cleared("box");
+}
+
+fn a_socket_that_systemd_hands_over_is_the_containers() {
+    let bundle =
+        Bundle::new(&["sh", "-c", "read line <&3; echo $line $LISTEN_FDS $LISTEN_PID $$ >&3"]);
+    let house = House::new();
+    let directory = bundle.path().to_str().unwrap();
+    let (mut ours, theirs) = UnixStream::pair().unwrap();
+    fcntl_setfd(&theirs, FdFlags::empty()).unwrap();
+    let create = |redirections: &str| {
+        let mut create = house.command(["create", "--bundle", directory, "box"]);
+        create.env("LISTEN_FDS", "1");
+        redirected(&create, redirections)
+    };
+    let refused = tests::Outcome::of(&mut create("3</")).expect_code(1);
+    assert!(
+        refused.stderr.contains("LISTEN_FDS: descriptor 3 is a directory"),
+        "{}",
+        refused.stderr
+    );
+    let mut create = create(&format!("3<&{}", theirs.as_raw_fd()));
+    assert!(create.stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap().success());
+    drop(theirs);
+    house.call(["start", "box"]).expect_code(0);
+    ours.write_all(b"hello\n").unwrap();
+    let mut said = String::new();
+    ours.read_to_string(&mut said).unwrap();
+    assert_eq!(said, "hello 1 1 1\n");
+    ends_with(&house, "0");
     house.expect_cleared("box");
 }

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use proto::spec::Mount;
+use proto::spec::{Mount, Submount};
 use rustix::fs::{CWD, FileType, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{
@@ -134,6 +134,9 @@ pub(crate) fn mount(root: &Within<'_>, mount: &Mount) -> Result<(), MountError> 
     };
     let place = place.map_err(step("destination"))?;
     attach(tree.as_fd(), place.as_fd()).map_err(step("mount"))?;
+    for submount in &mount.submounts {
+        below(&tree, mount, submount)?;
+    }
     let recursive = Options { own: MountAttributes::default(), ..options };
     change(tree.as_fd(), &recursive).map_err(step("recursive options"))
 }
@@ -194,6 +197,22 @@ fn bound(mount: &Mount, bind: Bind) -> Result<(OwnedFd, bool), MountError> {
         Ok((tree, FileType::from_raw_mode(mode) == FileType::Directory))
     };
     copy().map_err(|errno| MountError::Source { destination, from, errno })
+}
+
+/// Mounts what the host has mounted below a share, which is in its place: the share shows it already, but as
+/// a part of itself.
+fn below(tree: &OwnedFd, mount: &Mount, submount: &Submount) -> Result<(), MountError> {
+    let destination = || mount.destination.join(&submount.path).display().to_string();
+    let step = |step: &'static str| {
+        move |errno| MountError::Step { destination: destination(), step, errno }
+    };
+    let name = mount.share.as_deref().unwrap_or_default();
+    let from = Path::new(boot::SHARES).join(name).join(&submount.path);
+    let copy = copy_of(CWD, &from, Bind::One).map_err(step("copy"))?;
+    let options = Options::parse(&submount.options).unwrap_or_default();
+    change(copy.as_fd(), &options).map_err(step("options"))?;
+    let place = Within::new(tree).find(&submount.path).map_err(step("place"))?;
+    attach(copy.as_fd(), place.as_fd()).map_err(step("mount"))
 }
 
 /// A file with this in it, alone on a file system of its own. That is mounted in the calling process's mount

@@ -39,10 +39,8 @@ pub(crate) fn container(root: &Path, args: &[&str]) -> Container {
         destination: destination.into(),
         kind: Some(kind.into()),
         source: Some(kind.into()),
-        share: None,
-        copies_up: false,
-        content: None,
         options: options.iter().map(|option| option.to_string()).collect(),
+        ..Mount::default()
     };
     Container {
         root: Root::Directory { path: root.into() },

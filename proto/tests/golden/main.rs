@@ -18,7 +18,7 @@ use proto::message::{
 use proto::network::Network;
 use proto::spec::{
     Capabilities, Container, Device, Hook, IdMapping, Mount, Namespace, Preserved, Process, Rlimit,
-    Root, Scheduler, Seccomp, Stdio, TerminalSize, User, Who,
+    Root, Scheduler, Seccomp, Stdio, Submount, TerminalSize, User, Who,
 };
 use proto::stream::{Attach, Stream};
 use serde::Serialize;
@@ -246,10 +246,9 @@ fn a_full_container_stands() {
             destination: "/proc".into(),
             kind: Some("proc".into()),
             source: Some("proc".into()),
-            share: None,
-            copies_up: false,
-            content: None,
             options: vec!["nosuid".into()],
+            submounts: vec![Submount { path: "bus/usb".into(), options: vec!["ro".into()] }],
+            ..Mount::default()
         }],
         masked_paths: vec!["/proc/keys".into()],
         readonly_paths: vec!["/proc/sys".into()],
@@ -276,7 +275,8 @@ fn a_full_container_stands() {
     };
     let json = concat!(
         r#"{"root":{"from":"directory","path":"/mnt/root"},"readonly":true,"hostname":"box","#,
-        r#""mounts":[{"destination":"/proc","type":"proc","source":"proc","options":["nosuid"]}],"#,
+        r#""mounts":[{"destination":"/proc","type":"proc","source":"proc","options":["nosuid"],"#,
+        r#""submounts":[{"path":"bus/usb","options":["ro"]}]}],"#,
         r#""maskedPaths":["/proc/keys"],"readonlyPaths":["/proc/sys"],"#,
         r#""sysctl":[["kernel.shmmni","1"]],"#,
         r#""process":{"stdio":{"kind":"terminal","size":{"rows":1,"columns":2}},"#,

@@ -6,7 +6,7 @@ use oci_spec::runtime;
 use proto::spec::Mount;
 
 use super::plan::Refused;
-use crate::plan::{ROOT, Shared};
+use crate::plan::{ROOT, ReadOnly, Shared};
 use crate::shares::{Share, ShareError};
 
 /// The guest's mounts in order, and what they need of the host. Relative sources are the bundle's.
@@ -32,7 +32,11 @@ pub(super) fn mounts(
             lent.push(Shared {
                 name: name.clone(),
                 path: bundle.join(source),
-                read_only: has("ro") || has("rro"),
+                read_only: match (has("rro"), has("ro")) {
+                    (true, _) => ReadOnly::All,
+                    (false, true) => ReadOnly::Top,
+                    (false, false) => ReadOnly::No,
+                },
                 recursive: has("rbind"),
             });
             (None, Some(name))
@@ -45,9 +49,8 @@ pub(super) fn mounts(
             kind: if binds { Some("bind".to_owned()) } else { mount.typ().clone() },
             source,
             share,
-            content: None,
             options,
-            copies_up: false,
+            ..Mount::default()
         });
     }
     Ok((mounts, lent))
@@ -80,7 +83,7 @@ pub(super) fn open(lent: &[Shared]) -> Result<Vec<Share>, LendError> {
 /// The root, lent as a whole. It can be written to on the host's side even if the container cannot:
 /// places for mounts are made in it.
 pub(super) fn root(path: PathBuf) -> Shared {
-    Shared { name: ROOT.to_owned(), path, read_only: false, recursive: true }
+    Shared { name: ROOT.to_owned(), path, read_only: ReadOnly::No, recursive: true }
 }
 
 #[cfg(test)]
@@ -103,9 +106,9 @@ mod tests {
         assert_eq!((mounts[1].share.as_deref(), mounts[1].source.as_deref()), (Some("1"), None));
         assert_eq!(mounts[1].destination, Path::new("/data"));
         assert_eq!(lent[0].path, Path::new("/bundle/vol"));
-        assert!(lent[0].read_only && lent[0].recursive);
+        assert_eq!((lent[0].read_only, lent[0].recursive), (ReadOnly::Top, true));
         assert_eq!(lent[1].path, Path::new("/etc/hosts"));
-        assert!(!lent[1].read_only && !lent[1].recursive);
+        assert_eq!((lent[1].read_only, lent[1].recursive), (ReadOnly::No, false));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! `--preserve-fds`: descriptors of the caller's that the process is to have, from 3 on.
+//! `--preserve-fds` and `LISTEN_FDS`: descriptors of the caller's that the process is to have, from 3 on.
 //!
 //! A descriptor cannot go into a VM. What bytes go through can be had there as a double: a pipe for a pipe's end
 //! and for a file that is read or written from where it stands, a socket for a stream socket, `/dev/null` for
@@ -22,11 +22,11 @@ const NULL: (u32, u32) = (1, 3);
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum PreserveError {
     /// Nobody left it to us.
-    #[error("--preserve-fds: descriptor {0} is not open")]
+    #[error("--preserve-fds or LISTEN_FDS: descriptor {0} is not open")]
     NotOpen(u32),
     /// Bytes are not all there is to it.
     #[error(
-        "--preserve-fds: descriptor {number} is {what}, which cannot be had in a VM: pipes, connected stream \
+        "--preserve-fds or LISTEN_FDS: descriptor {number} is {what}, which cannot be had in a VM: pipes, connected stream \
          sockets, /dev/null and files that are either read or written can"
     )]
     NoStream {
@@ -36,13 +36,28 @@ pub(crate) enum PreserveError {
         what: &'static str,
     },
     /// The kernel does not say.
-    #[error("--preserve-fds: descriptor {number}")]
+    #[error("--preserve-fds or LISTEN_FDS: descriptor {number}")]
     Io {
         /// Its number.
         number: u32,
         /// Why not.
         source: io::Error,
     },
+}
+
+/// How many sockets systemd has handed to this very process (sd_listen_fds(3)).
+pub(crate) fn listened() -> u32 {
+    let number = |name| std::env::var(name).ok()?.parse::<u32>().ok();
+    let ours = number("LISTEN_PID") == Some(std::process::id());
+    number("LISTEN_FDS").filter(|_| ours).unwrap_or(0)
+}
+
+/// What a process is told of so many of them, as runc has it: it is the first of its namespace.
+pub(crate) fn told(listened: u32) -> Vec<String> {
+    match listened {
+        0 => Vec::new(),
+        count => vec![format!("LISTEN_FDS={count}"), "LISTEN_PID=1".to_owned()],
+    }
 }
 
 /// Takes the first `count` behind the standard ones, which whoever started this process left to it. To be
@@ -147,7 +162,7 @@ mod tests {
         ] {
             let error = refused.unwrap_err();
             assert!(
-                error.starts_with(&format!("--preserve-fds: descriptor 7 is {what}")),
+                error.starts_with(&format!("--preserve-fds or LISTEN_FDS: descriptor 7 is {what}")),
                 "{error}"
             );
         }

@@ -52,18 +52,7 @@ const MAX_BYTES: usize = 1 << 20;
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Order {
     /// A container, up to the moment where its process is held.
-    Create {
-        /// Where things are.
-        settings: Settings,
-        /// Its id.
-        name: Name,
-        /// Its bundle.
-        bundle: PathBuf,
-        /// Where its terminal's master goes.
-        console_socket: Option<PathBuf>,
-        /// It may have the caller's terminal instead.
-        own_terminal: bool,
-    },
+    Create(Creation),
     /// A process more in a container.
     Exec {
         /// Where things are.
@@ -79,6 +68,23 @@ pub(crate) enum Order {
         /// Whether a paused container is waited for.
         ignore_paused: bool,
     },
+}
+
+/// A container of a bundle that is to be.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Creation {
+    /// Where things are.
+    pub(crate) settings: Settings,
+    /// Its id.
+    pub(crate) name: Name,
+    /// Its bundle.
+    pub(crate) bundle: PathBuf,
+    /// Where its terminal's master goes.
+    pub(crate) console_socket: Option<PathBuf>,
+    /// It may have the caller's terminal instead.
+    pub(crate) own_terminal: bool,
+    /// So many of its descriptors are sockets that systemd has handed to the caller.
+    pub(crate) listened: u32,
 }
 
 /// What a supervisor says.
@@ -189,11 +195,7 @@ pub(crate) fn main(mut words: impl Iterator<Item = String>) -> Result<u8, Failur
     rustix::process::setsid()?;
     let mut caller = Some(caller);
     let end = match order {
-        Order::Create { settings, name, bundle, console_socket, own_terminal } => {
-            let console_socket = console_socket.as_deref();
-            let caller = &mut caller;
-            create(&settings, name, &bundle, console_socket, own_terminal, preserved, caller)
-        }
+        Order::Create(creation) => create(creation, preserved, &mut caller),
         Order::Exec { settings, name, process, exec, console_socket, ignore_paused } => {
             let find = || -> Result<Visited, Failure> {
                 let entry = Root::open(&settings.root)?.find(name.as_ref())?;
@@ -215,20 +217,20 @@ pub(crate) fn main(mut words: impl Iterator<Item = String>) -> Result<u8, Failur
 }
 
 fn create(
-    settings: &Settings,
-    name: Name,
-    bundle: &Path,
-    console_socket: Option<&Path>,
-    own_terminal: bool,
+    creation: Creation,
     preserved: Vec<(Preserved, OwnedFd)>,
     caller: &mut Option<OwnedFd>,
 ) -> Result<u8, Failure> {
+    let Creation { settings, name, bundle, console_socket, own_terminal, listened } = creation;
+    let (settings, console_socket) = (&settings, console_socket.as_deref());
     let timeline = Timeline::new(settings.timeline.is_some());
-    let bundle = Bundle::read(bundle)?;
+    let bundle = Bundle::read(&bundle)?;
     let host = host::facts(&[])?;
     let mut decided = plan::decide(&bundle, name.clone(), &host)?;
-    decided.plan.container.process.preserved = preserved::kinds(&preserved);
-    console::judge(&decided.plan.container.process.stdio, console_socket, own_terminal)?;
+    let process = &mut decided.plan.container.process;
+    process.preserved = preserved::kinds(&preserved);
+    process.env.extend(preserved::told(listened));
+    console::judge(&process.stdio, console_socket, own_terminal)?;
     let root = Root::open(&settings.root)?;
     let platform = Platform::open(settings, &root)?;
     // Made before we stand in the container's cgroup: it is not the container's to pay for.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use proto::spec::Mount;
+use serde::{Deserialize, Serialize};
 
 use super::places::{Asked, BadMount, What};
 use super::{PlanError, defaults};
@@ -23,10 +24,28 @@ pub(crate) struct Shared {
     pub(crate) name: String,
     /// Where it is on the host.
     pub(crate) path: PathBuf,
-    /// The guest cannot write to it.
-    pub(crate) read_only: bool,
+    /// What of it the guest cannot write to.
+    pub(crate) read_only: ReadOnly,
     /// With what is mounted below it.
     pub(crate) recursive: bool,
+}
+
+/// How much of a share is for reading only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum ReadOnly {
+    /// Nothing.
+    No,
+    /// It, but not what is mounted below: `ro`.
+    Top,
+    /// It and all below: `rro`.
+    All,
+}
+
+impl ReadOnly {
+    /// All of it or nothing.
+    pub(crate) fn all_if(read_only: bool) -> Self {
+        if read_only { Self::All } else { Self::No }
+    }
 }
 
 /// A volume that is to be shared, and made before that if it is not there.
@@ -101,7 +120,9 @@ impl Mounts {
     fn add(&mut self, number: usize, asked: Asked, own: &str) {
         let Asked { destination, what, read_only, recursive, mut options } = asked;
         if read_only {
-            options.push("ro".to_owned());
+            // As docker has it: with all that is mounted below.
+            let word = if matches!(what, What::Memory) { "ro" } else { "rro" };
+            options.push(word.to_owned());
         }
         let share = format!("volume{number}");
         let mount = match what {
@@ -113,6 +134,7 @@ impl Mounts {
                 ..Mount::default()
             },
             What::Host(path) => {
+                let read_only = ReadOnly::all_if(read_only);
                 self.shares.push(Shared { name: share.clone(), path, read_only, recursive });
                 Mount { destination, share: Some(share), options, ..Mount::default() }
             }

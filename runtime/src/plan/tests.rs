@@ -105,7 +105,7 @@ fn a_volume_is_a_share_and_a_mount_of_it() {
         .shares
         .iter()
         .zip(ends)
-        .zip([("/srv/data", "/data", false), ("/etc/hosts", "/etc/hosts", true)])
+        .zip([("/srv/data", "/data", ReadOnly::No), ("/etc/hosts", "/etc/hosts", ReadOnly::All)])
     {
         assert_eq!((shared.path.as_path(), shared.read_only), (Path::new(path), read_only));
         assert_eq!(mount.destination, Path::new(destination));

@@ -7,7 +7,9 @@
 //! to be given to the VMM.
 
 mod jail;
+mod requests;
 mod server;
+mod submounts;
 mod sys;
 mod view;
 
@@ -17,13 +19,14 @@ use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
+use proto::spec::Submount;
 use rustix::fs::{Mode, OFlags};
 use rustix::net::sockopt::set_socket_send_buffer_size_force;
 use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, recv, socketpair};
 use serde::{Deserialize, Serialize};
 
 use crate::descriptors;
-use crate::plan::Shared;
+use crate::plan::{ReadOnly, Shared};
 use crate::vm::THIS_PROGRAM;
 
 pub(crate) use self::server::be_the_server;
@@ -47,10 +50,12 @@ pub(crate) struct Share {
     pub(crate) name: String,
     /// The directory or file, opened in any way.
     pub(crate) source: OwnedFd,
-    /// The guest cannot write to it.
-    pub(crate) read_only: bool,
+    /// What of it the guest cannot write to.
+    pub(crate) read_only: ReadOnly,
     /// With everything mounted below it.
     pub(crate) recursive: bool,
+    /// What that is.
+    pub(crate) submounts: Vec<Submount>,
 }
 
 /// Why nothing can be shared.
@@ -60,6 +65,14 @@ pub(crate) enum ShareError {
     #[error("{}", path.display())]
     Open {
         /// What.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// What is mounted below cannot be told.
+    #[error("mounts below {}", path.display())]
+    Submounts {
+        /// Below what.
         path: PathBuf,
         /// Why not.
         source: io::Error,
@@ -88,7 +101,12 @@ impl Share {
         let source = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
             .map_err(|errno| ShareError::Open { path: path.clone(), source: errno.into() })?;
         let (read_only, recursive) = (*read_only, *recursive);
-        Ok(Self { name: name.clone(), source, read_only, recursive })
+        let submounts = match recursive {
+            true => submounts::below(source.as_fd())
+                .map_err(|source| ShareError::Submounts { path: path.clone(), source })?,
+            false => Vec::new(),
+        };
+        Ok(Self { name: name.clone(), source, read_only, recursive, submounts })
     }
 
     fn is_name(&self) -> bool {
@@ -103,7 +121,7 @@ impl Share {
 #[derive(Debug, Serialize, Deserialize)]
 struct Wanted {
     name: String,
-    read_only: bool,
+    read_only: ReadOnly,
     recursive: bool,
 }
 
@@ -186,7 +204,12 @@ mod tests {
     }
 
     fn planned(name: &str, path: &str) -> Shared {
-        Shared { name: name.to_owned(), path: path.into(), read_only: true, recursive: true }
+        Shared {
+            name: name.to_owned(),
+            path: path.into(),
+            read_only: ReadOnly::All,
+            recursive: true,
+        }
     }
 
     #[test]

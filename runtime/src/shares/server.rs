@@ -1,46 +1,17 @@
 //! The file server's process.
-//!
-//! Files are `fuse-backend-rs`' business: its passthrough file system under its FUSE server. Its
-//! transport for `/dev/fuse` asks of its descriptor no more than that one read is a request and one
-//! write a reply, which is what a `SOCK_SEQPACKET` socket does too.
-//!
-//! What the guest is promised: what the host changes in a file is seen by the next call that asks for
-//! it, a change of names after [`MAX_AGE`] at the latest; what the guest has written, the host sees when
-//! the guest's call returns, and through shared mappings when they are synced or taken down. Locks are
-//! the guest's own.
 
 use std::error::Error;
-use std::io::{self, IoSliceMut, Read};
+use std::io::{self, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::process::ExitCode;
 use std::sync::Barrier;
-use std::time::Duration;
 
-use fuse_backend_rs::abi::fuse_abi::{FsOptions, Opcode};
-use fuse_backend_rs::api::server::Server;
-use fuse_backend_rs::passthrough::{CachePolicy, Config, PassthroughFs};
-use fuse_backend_rs::transport::{FuseBuf, FuseDevWriter, Reader};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, recvmsg, send};
 
+use super::requests::{self, Files, MAX_MESSAGE, answer};
 use super::{MAX_WORD_BYTES, Order, Wanted, jail, view};
 use crate::{descriptors, signals};
-
-/// How long a guest may believe what it was told of names and directories.
-const MAX_AGE: Duration = Duration::from_secs(1);
-
-/// Data in one request or reply, as the guest is told: what the device carries, less headers.
-const DATA_BYTES: u32 = 64 << 10;
-/// The longest request or reply (`MAX_MESSAGE` of the device).
-const MAX_MESSAGE: usize = DATA_BYTES as usize + (4 << 10);
-/// The same in pages.
-const DATA_PAGES: u16 = (DATA_BYTES >> 12) as u16;
-
-/// `struct fuse_in_header` and `struct fuse_out_header`.
-const REQUEST_HEADER: usize = 40;
-const REPLY_HEADER: usize = 16;
-
-type Files = Server<PassthroughFs>;
 
 /// Why the server does not come up.
 #[derive(Debug, thiserror::Error)]
@@ -71,26 +42,7 @@ fn prepare(socket: BorrowedFd<'_>) -> Result<Files, ServeError> {
     let shares = take_orders(socket).map_err(ServeError::Orders)?;
     view::enter(shares)?;
     jail::drop_privileges()?;
-    let config = Config {
-        root_dir: view::SHARES.to_owned(),
-        entry_timeout: MAX_AGE,
-        dir_attr_timeout: Some(MAX_AGE),
-        // Not believed at all: with the size of a moment ago a file would be read to its old end.
-        attr_timeout: Duration::ZERO,
-        // What was read is read again after an open, but for programs: see `open`.
-        cache_policy: CachePolicy::Auto,
-        xattr: true,
-        // The guest's pages are not ours: direct access would be refused for where our buffers are.
-        allow_direct_io: false,
-        // Writing clears set-user-id bits here, so that a guest need not ask for them each time.
-        killpriv_v2: true,
-        // One file in two shares is two: one of them may be read-only.
-        enable_mntid: true,
-        // Numbers of files that the guest has forgotten are forgotten here too.
-        use_host_ino: true,
-        ..Config::default()
-    };
-    Ok(Server::new(PassthroughFs::new(config).map_err(ServeError::Files)?))
+    requests::files(view::SHARES).map_err(ServeError::Files)
 }
 
 /// Serves with two threads, so that one request that takes long does not hold up all others.
@@ -160,170 +112,5 @@ fn work(files: &Files, socket: BorrowedFd<'_>) {
             Err(rustix::io::Errno::INTR) => {}
             Err(_) => return,
         }
-    }
-}
-
-/// Answers one request, which has come from a hostile guest as it is but for its length.
-fn answer(files: &Files, socket: BorrowedFd<'_>, request: &mut [u8], reply: &mut [u8]) {
-    let Some(header) = request.first_chunk::<REQUEST_HEADER>().copied() else { return };
-    let operation = u32::from_le_bytes([header[4], header[5], header[6], header[7]]);
-    let done = if operation == Opcode::Init as u32 {
-        init(files, request, reply).and_then(|answer| send_whole(socket, &answer))
-    } else if operation == Opcode::Open as u32 {
-        open(files, request, reply).and_then(|answer| send_whole(socket, &answer))
-    } else if operation == Opcode::Lookup as u32 && leads_up(&request[REQUEST_HEADER..]) {
-        Err(io::ErrorKind::InvalidInput.into())
-    } else {
-        handle(files, socket, request, reply)
-    };
-    if done.is_err() {
-        // Something that made no sense, and was perhaps not answered.
-        let mut refusal = [0; REPLY_HEADER];
-        refusal[..4].copy_from_slice(&(REPLY_HEADER as u32).to_le_bytes());
-        refusal[4..8].copy_from_slice(&(-libc::EIO).to_le_bytes());
-        refusal[8..].copy_from_slice(&header[8..16]);
-        let _ = send(socket, &refusal, SendFlags::NOSIGNAL);
-    }
-}
-
-/// A name that is a way up: no guest's kernel looks one up, and no guest is to find the server's root.
-fn leads_up(name: &[u8]) -> bool {
-    matches!(name, [b'.', 0, ..] | [b'.', b'.', 0, ..])
-}
-
-/// Lets the library answer into `to`.
-fn handle(
-    files: &Files,
-    to: BorrowedFd<'_>,
-    request: &mut [u8],
-    reply: &mut [u8],
-) -> io::Result<()> {
-    let reader = Reader::<()>::from_fuse_buffer(FuseBuf::new(request)).map_err(io::Error::other)?;
-    let writer = FuseDevWriter::<()>::new(to.as_raw_fd(), reply).map_err(io::Error::other)?;
-    files.handle_message(reader, writer.into(), None, None).map_err(io::Error::other)?;
-    Ok(())
-}
-
-/// The library's answer, which is short and is to be completed before it is sent.
-fn aside(files: &Files, request: &mut [u8], reply: &mut [u8]) -> io::Result<Vec<u8>> {
-    let (mut from, to) = io::pipe()?;
-    handle(files, to.as_fd(), request, reply)?;
-    drop(to);
-    let mut answer = Vec::new();
-    from.read_to_end(&mut answer)?;
-    Ok(answer)
-}
-
-fn send_whole(socket: BorrowedFd<'_>, answer: &[u8]) -> io::Result<()> {
-    send(socket, answer, SendFlags::NOSIGNAL)?;
-    Ok(())
-}
-
-/// Answers an open. The guest drops its pages of a file then, which for a program means to read all of
-/// it at each of its starts. So a program keeps them: the guest has just asked for its time and size,
-/// and has dropped them if those are others. For what is only read that would not do: two writes of
-/// the host in one tick of its clock look the same.
-fn open(files: &Files, request: &mut [u8], reply: &mut [u8]) -> io::Result<Vec<u8>> {
-    const KEEP_CACHE: u8 = 1 << 1;
-    // `open_flags` of `struct fuse_open_out`, `mode` of `struct fuse_attr_out`.
-    const FLAGS: usize = REPLY_HEADER + 8;
-    const MODE: usize = REPLY_HEADER + 76;
-    const ASK: usize = REQUEST_HEADER + 16;
-    let mut ask = [0; ASK];
-    ask[..REQUEST_HEADER].copy_from_slice(&request[..REQUEST_HEADER]);
-    ask[..4].copy_from_slice(&(ASK as u32).to_le_bytes());
-    ask[4..8].copy_from_slice(&(Opcode::Getattr as u32).to_le_bytes());
-    let attributes = aside(files, &mut ask, reply)?;
-    let mut answer = aside(files, request, reply)?;
-    if answer.len() > FLAGS && attributes.len() > MODE {
-        let mode = u32::from_le_bytes(field(&attributes, MODE)?);
-        answer[FLAGS] |= if mode & 0o111 != 0 { KEEP_CACHE } else { 0 };
-    }
-    Ok(answer)
-}
-
-/// What is wanted of a guest's kernel besides what the file system asks for by itself: large requests,
-/// as many at once as it likes; pages that are read again when a file has changed; ACLs enforced.
-const WANTED: FsOptions = FsOptions::ASYNC_READ
-    .union(FsOptions::BIG_WRITES)
-    .union(FsOptions::AUTO_INVAL_DATA)
-    .union(FsOptions::ASYNC_DIO)
-    .union(FsOptions::PARALLEL_DIROPS)
-    .union(FsOptions::POSIX_ACL)
-    .union(FsOptions::MAX_PAGES);
-
-/// Answers the first request. The library's answer knows nothing of [`WANTED`] and of how long our
-/// messages are (`struct fuse_init_out`).
-fn init(files: &Files, request: &mut [u8], reply: &mut [u8]) -> io::Result<Vec<u8>> {
-    let offered = u32::from_le_bytes(field(request, REQUEST_HEADER + 12)?);
-    let mut answer = aside(files, request, reply)?;
-    if answer.len() > REPLY_HEADER {
-        let out = REPLY_HEADER;
-        let wanted = u32::try_from(WANTED.bits()).unwrap_or(0) & offered;
-        let flags = u32::from_le_bytes(field(&answer, out + 12)?) | wanted;
-        set(&mut answer, out + 12, &flags.to_le_bytes())?;
-        set(&mut answer, out + 20, &DATA_BYTES.to_le_bytes())?; // max_write
-        set(&mut answer, out + 28, &DATA_PAGES.to_le_bytes())?; // max_pages
-    }
-    Ok(answer)
-}
-
-fn field(message: &[u8], at: usize) -> io::Result<[u8; 4]> {
-    let field = message.get(at..).and_then(|rest| rest.first_chunk());
-    field.copied().ok_or(io::ErrorKind::InvalidData.into())
-}
-
-fn set(message: &mut [u8], at: usize, bytes: &[u8]) -> io::Result<()> {
-    let field = message.get_mut(at..at + bytes.len()).ok_or(io::ErrorKind::InvalidData)?;
-    field.copy_from_slice(bytes);
-    Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ways_up_are_not_looked_up_and_hidden_files_are() {
-        for name in [&b".\0"[..], b"..\0", b"..\0\0"] {
-            assert!(leads_up(name), "{name:?}");
-        }
-        for name in [&b".profile\0"[..], b"...\0", b"..x\0", b"a\0", b"\0", b""] {
-            assert!(!leads_up(name), "{name:?}");
-        }
-    }
-
-    #[test]
-    fn a_guest_is_told_how_long_messages_are_and_asked_to_hold_acls() {
-        let (ours, theirs) = rustix::net::socketpair(
-            rustix::net::AddressFamily::UNIX,
-            rustix::net::SocketType::SEQPACKET,
-            rustix::net::SocketFlags::CLOEXEC,
-            None,
-        )
-        .unwrap();
-        let directory = tempfile::tempdir().unwrap();
-        let root_dir = directory.path().to_str().unwrap().to_owned();
-        let files =
-            Server::new(PassthroughFs::new(Config { root_dir, ..Config::default() }).unwrap());
-        // Version 7.38, 128 KiB of readahead, every flag of the first 32.
-        let mut request = vec![0; REQUEST_HEADER + 64];
-        let length = u32::try_from(request.len()).unwrap();
-        set(&mut request, 0, &length.to_le_bytes()).unwrap();
-        set(&mut request, 4, &(Opcode::Init as u32).to_le_bytes()).unwrap();
-        set(&mut request, 8, &77u64.to_le_bytes()).unwrap();
-        for (at, value) in [7, 38, 128 << 10, u32::MAX].into_iter().enumerate() {
-            set(&mut request, REQUEST_HEADER + 4 * at, &u32::to_le_bytes(value)).unwrap();
-        }
-        answer(&files, theirs.as_fd(), &mut request, &mut vec![0; MAX_MESSAGE]);
-        let mut reply = [0; 256];
-        let (bytes, _) = rustix::net::recv(&ours, &mut reply[..], RecvFlags::empty()).unwrap();
-        let number = |at| u32::from_le_bytes(field(&reply, at).unwrap());
-        assert_eq!((number(0) as usize, number(4), number(8)), (bytes, 0, 77));
-        let flags = u64::from(number(REPLY_HEADER + 12));
-        let wanted = FsOptions::POSIX_ACL | FsOptions::MAX_PAGES | FsOptions::AUTO_INVAL_DATA;
-        assert_eq!(flags & wanted.bits(), wanted.bits());
-        assert_eq!(flags & FsOptions::WRITEBACK_CACHE.bits(), 0);
-        assert_eq!((number(REPLY_HEADER + 20), number(REPLY_HEADER + 28) & 0xffff), (65536, 16));
     }
 }

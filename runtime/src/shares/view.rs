@@ -22,6 +22,7 @@ use rustix::mount::{
 
 use super::{Wanted, sys};
 use crate::mount::{copy, pivot};
+use crate::plan::ReadOnly;
 
 /// The guest's root.
 pub(super) const SHARES: &str = "/shares";
@@ -71,12 +72,15 @@ pub(super) fn enter(shares: Vec<(Wanted, OwnedFd)>) -> Result<(), ViewError> {
     let root = new_root().map_err(wrong("new root"))?;
     make_directory(&root, SHARES).map_err(wrong("new root"))?;
     for (wanted, tree) in trees {
-        let mut attributes = INERT;
-        if wanted.read_only {
-            attributes |= MountAttrFlags::MOUNT_ATTR_RDONLY;
+        let sealed = match wanted.read_only {
+            ReadOnly::No => None,
+            ReadOnly::Top => Some((MountAttrFlags::MOUNT_ATTR_RDONLY, false)),
+            ReadOnly::All => Some((MountAttrFlags::MOUNT_ATTR_RDONLY, true)),
+        };
+        for (attributes, recursive) in [(INERT, true)].into_iter().chain(sealed) {
+            sys::set_mount_attributes(tree.as_fd(), attributes, recursive)
+                .map_err(|source| of_share(&wanted, "attributes of its mount", source))?;
         }
-        sys::set_mount_attributes(tree.as_fd(), attributes, true)
-            .map_err(|source| of_share(&wanted, "attributes of its mount", source))?;
         put(&tree, &root, &format!("{SHARES}/{}", wanted.name))
             .map_err(|errno| of_share(&wanted, "mount", errno.into()))?;
     }

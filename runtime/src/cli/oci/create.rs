@@ -9,8 +9,8 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open, pidfd_send_signal};
 
 use super::known;
 use crate::exit::Failure;
-use crate::oci::preserved;
-use crate::oci::supervise::{self, Order, Streams};
+use crate::oci::preserved::{self, PreserveError};
+use crate::oci::supervise::{self, Creation, Order, Streams};
 use crate::settings::Settings;
 use crate::signals::Signals;
 use crate::terminal::{self, Raw};
@@ -55,7 +55,7 @@ pub(super) enum DemandError {
 
 impl Create {
     pub(super) fn call(self, settings: Settings) -> Result<u8, Failure> {
-        let preserved = preserved::take(self.bundled.preserve_fds)?;
+        let preserved = self.bundled.preserved()?;
         create(settings, &self.bundled, &self.id, false, &preserved)?;
         Ok(0)
     }
@@ -70,13 +70,14 @@ fn create(
     preserved: &[(Preserved, OwnedFd)],
 ) -> Result<u32, Failure> {
     let Bundled { bundle, console_socket, pid_file, .. } = bundled;
-    let order = Order::Create {
+    let order = Order::Create(Creation {
         settings: settings.clone(),
         name: id.parse()?,
         bundle: std::path::absolute(bundle.as_deref().unwrap_or(Path::new(".")))?,
         console_socket: console_socket.as_deref().map(std::path::absolute).transpose()?,
         own_terminal: ours && terminal::on_stdin(),
-    };
+        listened: preserved::listened(),
+    });
     let pid = supervise::start(&order, Streams::Callers, preserved)?;
     if let Some(path) = pid_file
         && let Err(source) = write_pid(path, pid)
@@ -104,7 +105,7 @@ pub(in crate::cli) fn run(
     detach: bool,
     keep: bool,
 ) -> Result<u8, Failure> {
-    let preserved = preserved::take(bundled.preserve_fds)?;
+    let preserved = bundled.preserved()?;
     let signals = if detach { None } else { Some(Signals::catch()?) };
     let pid = create(settings.clone(), bundled, id, !detach, &preserved)?;
     // They are the container's from here on, and their ends its end.
@@ -152,8 +153,13 @@ fn start_and_wait(
     }
 }
 
-/// Whether `words` of `run` name a bundle's container: it is said, or we stand in a bundle.
 impl Bundled {
+    /// What the process is to have of ours.
+    fn preserved(&self) -> Result<Vec<(Preserved, OwnedFd)>, PreserveError> {
+        preserved::take(preserved::listened().saturating_add(self.preserve_fds))
+    }
+
+    /// Whether `words` of `run` name a bundle's container: it is said, or we stand in a bundle.
     pub(in crate::cli) fn is_meant(&self, words: &[String]) -> bool {
         let said =
             self.bundle.is_some() || self.console_socket.is_some() || self.pid_file.is_some();
