@@ -29,6 +29,9 @@ pub(super) const MAX_MESSAGE: usize = DATA_BYTES as usize + (4 << 10);
 /// The same in pages.
 const DATA_PAGES: u16 = (DATA_BYTES >> 12) as u16;
 
+/// The longest attribute, and the longest list of their names (`XATTR_SIZE_MAX`, `XATTR_LIST_MAX`; linux/limits.h).
+const MAX_ATTRIBUTE: u32 = 64 << 10;
+
 /// `struct fuse_in_header` and `struct fuse_out_header`.
 const REQUEST_HEADER: usize = 40;
 const REPLY_HEADER: usize = 16;
@@ -68,7 +71,7 @@ pub(super) fn answer(files: &Files, socket: BorrowedFd<'_>, request: &mut [u8], 
         init(files, request, reply).and_then(|answer| send_whole(socket, &answer))
     } else if operation == Opcode::Open as u32 {
         open(files, request, reply).and_then(|answer| send_whole(socket, &answer))
-    } else if operation == Opcode::Lookup as u32 && leads_up(&request[REQUEST_HEADER..]) {
+    } else if makes_no_sense(operation, &request[REQUEST_HEADER..]) {
         Err(io::ErrorKind::InvalidInput.into())
     } else {
         handle(files, socket, request, reply)
@@ -80,6 +83,18 @@ pub(super) fn answer(files: &Files, socket: BorrowedFd<'_>, request: &mut [u8], 
         refusal[4..8].copy_from_slice(&(-libc::EIO).to_le_bytes());
         refusal[8..].copy_from_slice(&header[8..16]);
         let _ = send(socket, &refusal, SendFlags::NOSIGNAL);
+    }
+}
+
+/// What no guest's kernel asks for, and the library would do.
+fn makes_no_sense(operation: u32, body: &[u8]) -> bool {
+    // `size` of `struct fuse_getxattr_in`: room is made for it before there is anything to put there.
+    let too_much = || field(body, 0).is_ok_and(|size| u32::from_le_bytes(size) > MAX_ATTRIBUTE);
+    match operation {
+        _ if operation == Opcode::Lookup as u32 => leads_up(body),
+        _ if operation == Opcode::Getxattr as u32 => too_much(),
+        _ if operation == Opcode::Listxattr as u32 => too_much(),
+        _ => false,
     }
 }
 
@@ -187,6 +202,16 @@ mod tests {
         }
         for name in [&b".profile\0"[..], b"...\0", b"..x\0", b"a\0", b"\0", b""] {
             assert!(!leads_up(name), "{name:?}");
+        }
+    }
+
+    #[test]
+    fn a_guest_that_asks_for_more_than_an_attribute_can_be_gets_no_room_for_it() {
+        for operation in [Opcode::Getxattr as u32, Opcode::Listxattr as u32] {
+            let body = |size: u32| [size.to_le_bytes().as_slice(), &[0; 4], b"user.a\0"].concat();
+            assert!(!makes_no_sense(operation, &body(MAX_ATTRIBUTE)));
+            assert!(makes_no_sense(operation, &body(MAX_ATTRIBUTE + 1)));
+            assert!(!makes_no_sense(operation, b""), "the library says what is missing");
         }
     }
 
