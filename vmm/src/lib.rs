@@ -8,7 +8,7 @@
 //!
 //! The rest is public for fuzz targets and tests. Floors, each using only those below: `kvm`, `memory`,
 //! `section`, `spec` · `bus`, `irq`, `event_loop` ·
-//! `arch`, `boot`, `virtio` · `devices` · `vcpu` · `machine`, `snapshot` · `control`, `jail`, `entry`.
+//! `arch`, `boot`, `virtio` · `devices` · `vcpu` · `machine`, `snapshot` · `control`, `jail`, `entry`, `entrances`.
 
 pub mod arch;
 pub mod boot;
@@ -16,6 +16,7 @@ pub mod bus;
 pub mod control;
 pub mod devices;
 pub mod ending;
+pub mod entrances;
 mod entry;
 pub mod event_loop;
 pub mod inherit;

@@ -6,7 +6,7 @@ use super::{File, Finding, Tree, numbered};
 const ARROWS: &[(&str, &[&str])] = &[
     ("agent", &["proto", "transfer", "netlink"]),
     ("benches", &[]),
-    ("fuzz", &["image"]),
+    ("fuzz", &["image", "vmm"]),
     ("image", &[]),
     ("netlink", &[]),
     ("proto", &[]),
@@ -209,13 +209,13 @@ mod tests {
 
     #[test]
     fn a_workspace_by_itself_has_arrows_and_nothing_to_inherit() {
-        let text = "[workspace]\n[dependencies]\na = \"1\"\nvmm = { path = \"../vmm\" }\n";
+        let text = "[workspace]\n[dependencies]\na = \"1\"\nruntime = { path = \"../runtime\" }\n";
         let tree = manifest("fuzz", text);
         assert_eq!(versions_stand_in_one_list(&tree), []);
         assert_eq!(lints_are_inherited(&tree), []);
         assert_eq!(
             lines_of(&arrows_point_one_way(&tree)),
-            ["fuzz/Cargo.toml:4: fuzz must not know vmm"]
+            ["fuzz/Cargo.toml:4: fuzz must not know runtime"]
         );
     }
 

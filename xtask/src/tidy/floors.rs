@@ -11,7 +11,7 @@ const FLOORS: &[&[&str]] = &[
     &["devices"],
     &["vcpu"],
     &["machine", "snapshot"],
-    &["control", "entry", "inherit", "jail", "launch", "probe"],
+    &["control", "entrances", "entry", "inherit", "jail", "launch", "probe"],
 ];
 
 /// Words of the rooms above. `image` is none of them: a disk has one, whoever made it.

@@ -25,7 +25,7 @@ use crate::virtio::buffers::Buffers;
 use crate::virtio::chain::{self, Lie};
 
 /// `struct virtio_net_hdr_v1`.
-pub(super) const HEADER: usize = 12;
+pub(crate) const HEADER: usize = 12;
 
 /// Where it says over how many buffers its frame goes.
 const NUM_BUFFERS: std::ops::Range<usize> = 10..12;
@@ -34,10 +34,10 @@ const NUM_BUFFERS: std::ops::Range<usize> = 10..12;
 const ETHERNET: usize = 14;
 
 /// The longest frame: the longest IP packet, Ethernet's header and the tag of a VLAN.
-pub(super) const MAX_FRAME: usize = 65_535 + ETHERNET + 4;
+pub(crate) const MAX_FRAME: usize = 65_535 + ETHERNET + 4;
 
 /// A wire: frames with a header in front, each whole or not at all. Neither way waits.
-pub(super) trait Wire: AsFd + Send {
+pub(crate) trait Wire: AsFd + Send {
     /// Sends a frame.
     fn send(&mut self, header: &[u8; HEADER], frame: Buffers<'_>) -> io::Result<()>;
     /// Takes a frame with its header, and gives the length of both.
@@ -48,7 +48,7 @@ pub(super) trait Wire: AsFd + Send {
 
 /// What a wire may leave undone, as `TUN_F_*`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Offloads(pub(super) u32);
+pub(crate) struct Offloads(pub(super) u32);
 
 impl Offloads {
     /// What a driver has agreed to do.

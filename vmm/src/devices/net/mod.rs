@@ -20,7 +20,7 @@ use std::sync::{Arc, Mutex};
 use serde::{Deserialize, Serialize};
 use virtio_queue::Queue;
 
-use self::core::Wire;
+pub(crate) use self::core::{HEADER, MAX_FRAME, Offloads, Wire};
 pub use self::tap::OpenTapError;
 use self::tap::Tap;
 use self::worker::Worker;
@@ -117,7 +117,8 @@ impl Net {
             .map_err(|source| OpenTapError::Io { slot, source })
     }
 
-    fn with(
+    /// The same with any wire, an address and the longest packet.
+    pub(crate) fn with(
         state: NetState,
         wire: Option<Box<dyn Wire>>,
         limits: [Limits; worker::QUEUES],
