@@ -111,7 +111,9 @@ impl Mmio {
                 return Err(SectionError::Impossible { kind: MmioState::KIND, what }.into());
             }
         };
-        if registers.acked_features & !device.features() != 0 {
+        // A driver that has not settled on them may have written anything, and hears "no" when it does.
+        let settled = registers.status & (status::FEATURES_OK | status::DRIVER_OK) != 0;
+        if settled && registers.acked_features & !device.features() != 0 {
             let what = format!("features {:#x} were never offered", registers.acked_features);
             return Err(SectionError::Impossible { kind: MmioState::KIND, what }.into());
         }

@@ -210,6 +210,18 @@ fn a_transport_goes_on_where_it_was_saved() {
 }
 
 #[test]
+fn a_driver_saved_while_it_chose_features_is_told_no_after_the_restore_as_before() {
+    let mut rig = Rig::fresh();
+    rig.set_status(&[1, 3]);
+    rig.set(0x20, 2);
+    let [section, _] = rig.registers.save().unwrap();
+    let mut woken = Rig::new(MmioState::from_section(&section).unwrap()).unwrap();
+    assert_eq!(woken.set_status(&[11]), 3, "never offered");
+    woken.set(0x20, 1);
+    assert_eq!(woken.set_status(&[11]), 11);
+}
+
+#[test]
 fn a_state_that_cannot_be_is_refused() {
     let mut rig = Rig::fresh();
     rig.set_up(0x4000);
