@@ -19,7 +19,8 @@ pub enum Lie {
     /// The rings cannot be what the guest says: nothing more can be read from this queue.
     #[error("the queue's rings are broken")]
     Rings,
-    /// A chain that goes in a circle, leaves its table, or is cut off.
+    /// A chain that goes in a circle, leaves its table, is cut off, or is longer than a queue can be (2.7.5.3.1):
+    /// a table of its own has 65,535 descriptors, and what is to be written later is remembered.
     #[error("the descriptor chain is broken")]
     Chain,
     /// A part that does not lie in guest memory.
@@ -41,7 +42,8 @@ pub fn next<'m>(queue: &mut Queue, memory: &'m Memory) -> Result<Option<Chain<'m
         return Ok(None);
     }
     let mut available = queue.iter(memory).map_err(|_| Lie::Rings)?;
-    Ok(available.next().map(|chain| Chain { memory, chain }))
+    let chain = available.next();
+    Ok(chain.map(|chain| Chain { memory, chain, most: queue.max_size().into() }))
 }
 
 /// Puts the last chain that [`next`] took back onto its queue.
@@ -165,6 +167,8 @@ pub fn wants_interrupt(queue: &mut Queue, memory: &Memory) -> Result<bool, Lie> 
 pub struct Chain<'m> {
     memory: &'m Memory,
     chain: DescriptorChain<&'m Memory>,
+    /// Descriptors it may have.
+    most: usize,
 }
 
 impl<'m> Chain<'m> {
@@ -192,7 +196,7 @@ impl<'m> Chain<'m> {
     ) -> Result<(Buffers<'m>, Buffers<'m>), Lie> {
         let (mut readable, mut writable) = (Buffers::default(), Buffers::default());
         let mut unfinished = true;
-        for descriptor in self.chain {
+        for descriptor in self.chain.take(self.most) {
             unfinished = descriptor.has_next();
             let part = if descriptor.is_write_only() {
                 writable_part(descriptor.addr(), descriptor.len());
@@ -259,7 +263,7 @@ mod tests {
 
     #[test]
     fn every_lie_in_a_chain_is_called_by_its_name() {
-        let cases: [(&str, Lying, Lie); 9] = [
+        let cases: [(&str, Lying, Lie); 10] = [
             (
                 "a circle of two",
                 |guest| {
@@ -306,6 +310,17 @@ mod tests {
                 |guest| {
                     guest.describe(0, (DATA, 16, INDIRECT, 0));
                     guest.describe_in(DATA, 0, (DATA, 16, INDIRECT, 0));
+                },
+                Lie::Chain,
+            ),
+            (
+                "a table of more than the queue holds",
+                |guest| {
+                    guest.describe(0, (DATA, 16 * (u32::from(SIZE) + 1), INDIRECT, 0));
+                    for at in 0..=SIZE {
+                        let more = if at < SIZE { NEXT } else { 0 };
+                        guest.describe_in(DATA, at, (DATA, 8, more | WRITE, at + 1));
+                    }
                 },
                 Lie::Chain,
             ),
