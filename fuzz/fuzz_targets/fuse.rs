@@ -21,12 +21,44 @@ struct Request {
     node: u8,
     user: u8,
     body: Vec<u8>,
+    names: Vec<Name>,
+}
+
+/// What stands behind the numbers of a request. No fuzzer guesses what is there.
+#[derive(Arbitrary, Clone, Copy, Debug)]
+enum Name {
+    File,
+    Directory,
+    Link,
+    Secret,
+    Up,
+    Here,
+    Attribute,
+    Other(u8),
+}
+
+impl Name {
+    fn bytes(self) -> Vec<u8> {
+        match self {
+            Self::File => b"file".into(),
+            Self::Directory => b"directory".into(),
+            Self::Link => b"link".into(),
+            Self::Secret => b"../secret".into(),
+            Self::Up => b"..".into(),
+            Self::Here => b".".into(),
+            Self::Attribute => b"user.a".into(),
+            Self::Other(letter) => vec![letter],
+        }
+    }
 }
 
 impl Request {
     /// `struct fuse_in_header` and what follows it.
     fn bytes(&self) -> Vec<u8> {
-        let length = u32::try_from(40 + self.body.len()).unwrap_or(u32::MAX);
+        let mut body = self.body.clone();
+        self.names.iter().for_each(|name| body.extend([name.bytes(), vec![0]].concat()));
+        body.truncate(requests::MAX_MESSAGE - 40);
+        let length = (40 + body.len()) as u32;
         let mut bytes = Vec::new();
         bytes.extend(length.to_le_bytes());
         bytes.extend(u32::from(self.operation % 54).to_le_bytes());
@@ -35,8 +67,7 @@ impl Request {
         for number in [u32::from(self.user), u32::from(self.user), 1, 0] {
             bytes.extend(number.to_le_bytes());
         }
-        bytes.extend(&self.body);
-        bytes.truncate(requests::MAX_MESSAGE);
+        bytes.extend(body);
         bytes
     }
 }
@@ -74,7 +105,8 @@ fuzz_target!(|asked: Vec<Request>| {
     ours.set_nonblocking(true).unwrap();
     // Version 7.38 and every flag.
     let flags: Vec<u8> = [7u32, 38, 0, u32::MAX].iter().flat_map(|it| it.to_le_bytes()).collect();
-    let init = Request { operation: 26, node: 0, user: 0, body: [flags, vec![0; 48]].concat() };
+    let body = [flags, vec![0; 48]].concat();
+    let init = Request { operation: 26, node: 0, user: 0, body, names: vec![] };
     let mut reply = vec![0; requests::MAX_MESSAGE];
     for request in std::iter::once(&init).chain(&asked) {
         let mut bytes = request.bytes();

@@ -20,7 +20,7 @@ use crate::irq::Interrupt;
 use crate::machine::BuildError;
 use crate::memory::{self, Memory, Range};
 use crate::section::{Section, State, States};
-use crate::spec::Limits;
+use crate::spec::{Limits, Rate};
 use crate::virtio::buffers::Buffers;
 use crate::virtio::device::{Device, Kicks};
 use crate::virtio::mmio::{self, Busy, Mmio, QUEUE_NOTIFY};
@@ -38,6 +38,12 @@ const STATUS: u64 = 0x70;
 
 /// What a disk is full of.
 const DISK: [u8; 4096] = [7; 4096];
+
+/// What is over these waits: more than most programs ask for.
+const LIMITS: Limits = Limits {
+    bytes: Some(Rate { per_second: 1 << 20, burst: 1 << 16 }),
+    requests: Some(Rate { per_second: 1000, burst: 50 }),
+};
 
 /// Numbers of devices.
 const VSOCK: u8 = 0;
@@ -247,8 +253,7 @@ fn plug(
         READ_ONLY_BLOCK | BLOCK => {
             let (image, read_only) = (file(&DISK)?, device == READ_ONLY_BLOCK);
             let given = if read_only { for_reading(&image)? } else { image.try_clone()? };
-            let limits = Limits::default();
-            let disk = Disk { image: given, read_only, own_threads: false, limits };
+            let disk = Disk { image: given, read_only, own_threads: false, limits: LIMITS };
             let (device, _) = Block::new(states.take()?, 0, Some(disk), kicks, event_loop)?;
             (Box::new(device), Host::Disk { image, read_only })
         }
@@ -262,8 +267,8 @@ fn plug(
         _ => {
             let (near, far) = messages()?;
             let wire: Option<Box<dyn Wire>> = Some(Box::new(Judge(near)));
-            let (limits, card) = (Default::default(), ([2; 6], 1500));
-            let device = Net::with(states.take()?, wire, limits, card, kicks, event_loop)?;
+            let card = ([2; 6], 1500);
+            let device = Net::with(states.take()?, wire, [LIMITS; 2], card, kicks, event_loop)?;
             (Box::new(device), Host::Messages(far))
         }
     })

@@ -55,7 +55,9 @@ fn programs() -> [([u16; 2], Vec<u8>); DEVICES as usize] {
     (packet[20], packet[28], packet[30]) = (1, 1, 1);
     packet[37] = 1;
     let stream = [give(0, 100), give(0, 100), write(&packet), ask(1, 44), kick(1)];
-    let stream = [&stream[..], &[hear(b"data"), kick(0), kick(0)]].concat();
+    (packet[24], packet[30]) = (4, 5);
+    let data = [write(&[&packet[..], b"data"].concat()), ask(1, 48), kick(1)];
+    let stream = [&stream[..], &data, &[hear(b"data"), kick(0), kick(0)]].concat();
     // A request to the file server, and its answer, with the number that the device gave it.
     let (mut fuse, mut reply) = ([0; 40], [0; 16]);
     (fuse[0], reply[0], reply[8]) = (40, 16, 1);
@@ -64,11 +66,15 @@ fn programs() -> [([u16; 2], Vec<u8>); DEVICES as usize] {
     let frame = write(&[1, 1, 54, 0, 100, 0, 34, 0, 16, 0]);
     let frames = [give(0, 200), frame, ask(1, 12 + 100), kick(1), hear(&[0; 80]), kick(0)];
     let read = [write(&[0; 16]), ask(0, 16), kick(0)];
+    // A sector that is written, one that is forgotten, and one of zeros, of which the header is followed by a range.
+    let range = |kind| [&[kind][..], &[0; 15], &[0; 8], &[1], &[0; 7]].concat();
     let sectors = [write(&[1]), ask(1, 16 + 512), kick(1)];
+    let ranges = [11, 13].map(|kind| [write(&range(kind)), ask(1, 32), kick(1)].concat());
+    let sectors = [&sectors[..], &ranges].concat();
     [
-        ([2, 1], stream.concat()),
+        ([2, 2], stream.concat()),
         ([1, 0], read.concat()),
-        ([0, 1], sectors.concat()),
+        ([0, 3], sectors.concat()),
         ([1, 0], [give(0, 100), kick(0)].concat()),
         ([1, 0], files.concat()),
         ([1, 1], frames.concat()),
