@@ -4,7 +4,7 @@ use serde::Deserialize;
 
 use crate::crowd::Crowd;
 use crate::figures::Figures;
-use crate::start::{BOOTING, OURS, life};
+use crate::start::{BOOTING, LARGE, OURS, life};
 
 /// One goal.
 #[derive(Debug, Deserialize)]
@@ -29,6 +29,8 @@ pub(crate) enum Measure {
     RatioTo(String),
     /// The same of `create`, `start` and `delete` together.
     LifeRatioTo(String),
+    /// The median of our runs of a large image, as a multiple of that of a small one.
+    LargeRatio,
     /// Something about many at once.
     Crowd(CrowdMeasure),
     /// From one moment of the timeline to a later one, in milliseconds.
@@ -91,6 +93,7 @@ fn measured(measure: &Measure, figures: &Figures) -> Option<f64> {
             let [ours, theirs] = [OURS, peer].map(|name| figures.median_ns(&life(name)));
             Some(ours? as f64 / theirs? as f64)
         }
+        Measure::LargeRatio => Some(figures.median_ns(LARGE)? as f64 / ours()?),
         Measure::BetweenMs(from, to) => {
             let ns = figures.moment_ns(to)?.checked_sub(figures.moment_ns(from)?)?;
             Some(ns as f64 / 1e6)

@@ -1,6 +1,6 @@
 //! The stopwatch: how long a container's start takes, beside its peers, on one clock.
 //!
-//! `stopwatch start` and `stopwatch crowd` run where KVM is and print what they measured as JSON; `stopwatch
+//! `stopwatch start`, `crowd` and `disks` run where KVM is and print what they measured as JSON; `stopwatch
 //! report` turns that into tables and a picture anywhere. `cargo xtask bench` does both, the first in the
 //! emulated host whose clock counts instructions.
 //!
@@ -8,6 +8,8 @@
 
 mod budget;
 mod crowd;
+mod disks;
+mod exercise;
 mod exits;
 mod figures;
 mod race;
@@ -35,6 +37,10 @@ enum Wish {
     Start(start::Arguments),
     /// Start many containers at once and weigh them; figures on standard output
     Crowd(crowd::Arguments),
+    /// Read, write, make and remove files on the host and in VMs; figures on standard output
+    Disks(disks::Arguments),
+    /// Do something to files, and print how many nanoseconds it took
+    Exercise(exercise::Arguments),
     /// Print figures as tables, and hold them against a budget
     Report {
         /// What `stopwatch start` printed
@@ -43,6 +49,9 @@ enum Wish {
         /// What `stopwatch crowd` printed
         #[arg(long, value_name = "FILE")]
         crowd: Option<PathBuf>,
+        /// What `stopwatch disks` printed
+        #[arg(long, value_name = "FILE")]
+        disks: Option<PathBuf>,
         /// The goals
         #[arg(long, value_name = "FILE")]
         budget: PathBuf,
@@ -69,7 +78,9 @@ fn fulfil(wish: Wish) -> Result<ExitCode> {
     match wish {
         Wish::Start(arguments) => print(&start::measure(&arguments)?),
         Wish::Crowd(arguments) => print(&crowd::measure(&arguments)?),
-        Wish::Report { start, crowd, budget, svg, check } => {
+        Wish::Disks(arguments) => print(&disks::measure(&arguments)?),
+        Wish::Exercise(arguments) => print(&exercise::exercise(&arguments)?),
+        Wish::Report { start, crowd, disks, budget, svg, check } => {
             let goals: Vec<budget::Goal> = read(&budget)?;
             let mut verdicts = Vec::new();
             if let Some(file) = &start {
@@ -87,6 +98,9 @@ fn fulfil(wish: Wish) -> Result<ExitCode> {
                 let judged = budget::judge_crowd(&goals, &figures);
                 print!("{}", report::crowd(&figures, &judged));
                 verdicts.extend(judged);
+            }
+            if let Some(file) = &disks {
+                print!("{}", report::disks(&read(file)?));
             }
             let missed = verdicts.iter().any(|verdict| !verdict.is_kept());
             Ok(if check && missed { ExitCode::FAILURE } else { ExitCode::SUCCESS })

@@ -45,9 +45,14 @@ impl Place {
         let Self { outputs, scratch } = self;
         fs::create_dir(scratch).with_context(|| scratch.display().to_string())?;
         let ours = Ours::new(outputs, scratch);
-        // What cannot be loaded cannot be run, and says so itself.
-        let _ = ours.call(&["load", &outputs.join("demo.tar").display().to_string()]).lap(scratch);
+        self.load(&ours, "demo.tar");
         Ok(ours)
+    }
+
+    /// Loads an archive of the outputs. What cannot be loaded cannot be run, and says so itself.
+    fn load(&self, ours: &Ours, archive: &str) {
+        let archive = self.outputs.join(archive).display().to_string();
+        let _ = ours.call(&["load", &archive]).lap(&self.scratch);
     }
 }
 
@@ -64,11 +69,13 @@ pub(crate) fn measure(arguments: &Arguments) -> Result<Figures> {
     };
     // The warm-up of the last one makes the template that its runs go on from.
     let booting = [&["--no-template"], TRUE].concat();
+    arguments.place.load(&ours, "large.tar");
     let race = [
         peer("crun"),
         peer("runc"),
         (BOOTING.to_owned(), ours.call(&booting)),
         (OURS.to_owned(), ours.call(TRUE)),
+        (LARGE.to_owned(), ours.call(&run_true("large"))),
     ];
     // As an engine has it done.
     let life = |name: &str, contender: Contender| {
@@ -107,6 +114,9 @@ pub(crate) const OURS: &str = "microvm";
 /// microvm without a template.
 pub(crate) const BOOTING: &str = "booting";
 
+/// microvm with an image of a gibibyte.
+pub(crate) const LARGE: &str = "large";
+
 /// What the series of a contender's `create`, `start` and `delete` is called behind its name.
 pub(crate) const LIFE: &str = " life";
 
@@ -116,7 +126,12 @@ pub(crate) fn life(of: &str) -> String {
 }
 
 /// What microvm is asked to do.
-const TRUE: &[&str] = &["run", "--rm", "--network", "none", "demo", "/bin/true"];
+const TRUE: &[&str] = &run_true("demo");
+
+/// The same with another image.
+const fn run_true(image: &str) -> [&str; 6] {
+    ["run", "--rm", "--network", "none", image, "/bin/true"]
+}
 
 /// `microvm` with a state and a store of its own.
 pub(crate) struct Ours {

@@ -87,12 +87,38 @@ pub(crate) fn build() -> Result<PathBuf> {
     if made_of.exists() {
         fs::remove_file(&made_of)?;
     }
-    fs::write(&archive, image.archive()?)?;
+    fs::write(&archive, image.archive(TAG)?)?;
     if root.exists() {
         fs::remove_dir_all(&root)?;
     }
     image.unpack(&root)?;
     fs::write(&made_of, recipe)?;
+    Ok(archive)
+}
+
+/// How many files more [`large`] has, and how long each is: a gibibyte.
+const MORE: (usize, usize) = (8192, 128 << 10);
+
+/// Writes `large.tar` among the outputs, unless it stands there: the demo image with [`MORE`] in it, for whoever
+/// wants to know what an image's size costs. Gives back where it is.
+pub(crate) fn large() -> Result<PathBuf> {
+    let archive = paths::outputs().join("large.tar");
+    if archive.is_file() {
+        return Ok(archive);
+    }
+    step::say("making an image of a gibibyte");
+    let mut image = Image::new(fs::read(BUSYBOX).context(BUSYBOX)?, &applets()?);
+    let (count, bytes) = MORE;
+    let more = (0..count).map(|number| {
+        // Much alike to who packs it, and no file of holes to who unpacks it.
+        let line = format!("file {number} of {count}\n");
+        let bytes = line.bytes().cycle().take(bytes).collect();
+        (format!("var/{number}"), Node::File { mode: 0o644, bytes })
+    });
+    image.0.extend(more);
+    let unfinished = archive.with_extension("unfinished");
+    fs::write(&unfinished, image.archive("large:latest")?)?;
+    fs::rename(&unfinished, &archive)?;
     Ok(archive)
 }
 
@@ -155,8 +181,8 @@ impl Image {
         Ok(tar.into_inner()?)
     }
 
-    /// The image as an OCI archive: an image layout (image-spec, `image-layout.md`) in a tar.
-    fn archive(&self) -> Result<Vec<u8>> {
+    /// The image as an OCI archive, by this name: an image layout (image-spec, `image-layout.md`) in a tar.
+    fn archive(&self, tag: &str) -> Result<Vec<u8>> {
         let layer = self.layer()?;
         let mut gzip = GzBuilder::new().write(Vec::new(), Compression::best());
         gzip.write_all(&layer)?;
@@ -181,7 +207,7 @@ impl Image {
         }))?;
         let mut entry = descriptor("application/vnd.oci.image.manifest.v1+json", &manifest);
         entry["platform"] = json!({ "architecture": "amd64", "os": "linux" });
-        entry["annotations"] = json!({ "org.opencontainers.image.ref.name": TAG });
+        entry["annotations"] = json!({ "org.opencontainers.image.ref.name": tag });
         let index = serde_json::to_vec(&json!({
             "schemaVersion": 2,
             "mediaType": "application/vnd.oci.image.index.v1+json",
@@ -276,8 +302,8 @@ mod tests {
 
     #[test]
     fn the_archive_says_the_truth_about_its_blobs() {
-        let archive = small().archive().unwrap();
-        assert_eq!(archive, small().archive().unwrap(), "the same twice");
+        let archive = small().archive(TAG).unwrap();
+        assert_eq!(archive, small().archive(TAG).unwrap(), "the same twice");
         let mut blobs = 0;
         for entry in tar::Archive::new(archive.as_slice()).entries().unwrap() {
             let mut entry = entry.unwrap();
