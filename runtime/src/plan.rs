@@ -20,7 +20,7 @@ use crate::wishes::{ProcessWishes, Wishes};
 
 pub(crate) use self::defaults::{LOCALHOST, file};
 pub(crate) use self::places::BadMount;
-pub(crate) use self::shares::{ROOT, ReadOnly, Shared, Volume};
+pub(crate) use self::shares::{Extent, Holds, ROOT, Shared, Volume};
 pub(crate) use self::storage::Storage;
 use self::storage::Upper;
 pub(crate) use self::values::{USUAL_RAM_BYTES, limit_bytes, signal_number};
@@ -227,7 +227,7 @@ pub(crate) fn container(
     let root = wishes.rootfs.as_ref().map(|path| Shared {
         name: ROOT.to_owned(),
         path: path.clone(),
-        read_only: ReadOnly::No,
+        holds: Holds::default(),
         recursive: true,
     });
     let mut mounts = shares::mounts(&image.volumes, wishes, host.id.as_ref())?;

@@ -8,7 +8,7 @@ use crate::host::{self, HostError};
 use crate::kvm::KvmError;
 use crate::network::NetworkError;
 use crate::network::own::{self, Registry};
-use crate::plan::{self, Plan, PlanError, ReadOnly, Shared};
+use crate::plan::{self, Holds, Plan, PlanError, Shared};
 use crate::platform::{self, Platform, PlatformError};
 use crate::sandbox::{BootError, Disk, Planned, Storage};
 use crate::settings::Settings;
@@ -223,7 +223,7 @@ fn provide(
         shared.push(Shared {
             name: share.clone(),
             path: volumes.data(name),
-            read_only: ReadOnly::all_if(*read_only),
+            holds: Holds::read_only_if(*read_only),
             recursive: true,
         });
     }

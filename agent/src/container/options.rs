@@ -44,9 +44,10 @@ const ATTRIBUTES: [(&str, Attr, Attr); 18] = [
     ("symfollow", NONE, Attr::MOUNT_ATTR_NOSYMFOLLOW),
     ("nodiratime", Attr::MOUNT_ATTR_NODIRATIME, NONE),
     ("diratime", NONE, Attr::MOUNT_ATTR_NODIRATIME),
-    // Access times are one field of three values.
+    // Access times are one field of three values, of which the kernel's own is `relatime`: to take that back, as
+    // runc does too, leaves it.
     ("relatime", Attr::MOUNT_ATTR_RELATIME, Attr::MOUNT_ATTR__ATIME),
-    ("norelatime", Attr::MOUNT_ATTR_STRICTATIME, Attr::MOUNT_ATTR__ATIME),
+    ("norelatime", Attr::MOUNT_ATTR_RELATIME, Attr::MOUNT_ATTR__ATIME),
     ("noatime", Attr::MOUNT_ATTR_NOATIME, Attr::MOUNT_ATTR__ATIME),
     ("atime", Attr::MOUNT_ATTR_RELATIME, Attr::MOUNT_ATTR__ATIME),
     ("strictatime", Attr::MOUNT_ATTR_STRICTATIME, Attr::MOUNT_ATTR__ATIME),

@@ -6,7 +6,7 @@ use oci_spec::runtime;
 use proto::spec::Mount;
 
 use super::plan::Refused;
-use crate::plan::{ROOT, ReadOnly, Shared};
+use crate::plan::{Extent, Holds, ROOT, Shared};
 use crate::shares::{Share, ShareError};
 
 /// The guest's mounts in order, and what they need of the host. Relative sources are the bundle's.
@@ -32,10 +32,14 @@ pub(super) fn mounts(
             lent.push(Shared {
                 name: name.clone(),
                 path: bundle.join(source),
-                read_only: match (has("rro"), has("ro")) {
-                    (true, _) => ReadOnly::All,
-                    (false, true) => ReadOnly::Top,
-                    (false, false) => ReadOnly::No,
+                holds: Holds {
+                    read_only: extent(&options, "ro", &["rw"]),
+                    no_access_times: extent(
+                        &options,
+                        "noatime",
+                        &["atime", "relatime", "strictatime"],
+                    ),
+                    no_directory_access_times: extent(&options, "nodiratime", &["diratime"]),
                 },
                 recursive: has("rbind"),
             });
@@ -54,6 +58,29 @@ pub(super) fn mounts(
         });
     }
     Ok((mounts, lent))
+}
+
+/// How much of a mount a word is said of, the last that is said of it: with an `r` before it of all below, too.
+fn extent(options: &[String], word: &str, opposites: &[&str]) -> Extent {
+    let means = |option: &String| {
+        let plain = option.strip_prefix('r').filter(|rest| {
+            // `ro` and `relatime` begin with one of their own.
+            *rest == word || opposites.contains(rest)
+        });
+        let (word_said, extent) = match plain {
+            Some(plain) => (plain, Extent::All),
+            None => (option.as_str(), Extent::Top),
+        };
+        if word_said == word {
+            Some(extent)
+        } else {
+            opposites.contains(&word_said).then_some(Extent::Nothing)
+        }
+    };
+    options.iter().filter_map(means).fold(Extent::Nothing, |before, now| match (before, now) {
+        (Extent::All, Extent::Top) => Extent::All,
+        (_, now) => now,
+    })
 }
 
 fn text(path: &Path) -> String {
@@ -83,7 +110,7 @@ pub(super) fn open(lent: &[Shared]) -> Result<Vec<Share>, LendError> {
 /// The root, lent as a whole. It can be written to on the host's side even if the container cannot:
 /// places for mounts are made in it.
 pub(super) fn root(path: PathBuf) -> Shared {
-    Shared { name: ROOT.to_owned(), path, read_only: ReadOnly::No, recursive: true }
+    Shared { name: ROOT.to_owned(), path, holds: Holds::default(), recursive: true }
 }
 
 #[cfg(test)]
@@ -106,9 +133,30 @@ mod tests {
         assert_eq!((mounts[1].share.as_deref(), mounts[1].source.as_deref()), (Some("1"), None));
         assert_eq!(mounts[1].destination, Path::new("/data"));
         assert_eq!(lent[0].path, Path::new("/bundle/vol"));
-        assert_eq!((lent[0].read_only, lent[0].recursive), (ReadOnly::Top, true));
+        assert_eq!((lent[0].holds.read_only, lent[0].recursive), (Extent::Top, true));
         assert_eq!(lent[1].path, Path::new("/etc/hosts"));
-        assert_eq!((lent[1].read_only, lent[1].recursive), (ReadOnly::No, false));
+        assert_eq!((lent[1].holds, lent[1].recursive), (Holds::default(), false));
+    }
+
+    #[test]
+    fn a_word_holds_for_what_it_was_said_of_last() {
+        let said = |words: &str| {
+            let options: Vec<_> = words.split(',').map(str::to_owned).collect();
+            extent(&options, "ro", &["rw"])
+        };
+        assert_eq!(["bind", "ro", "rro"].map(said), [Extent::Nothing, Extent::Top, Extent::All]);
+        assert_eq!(
+            ["ro,rw", "rw,ro", "rro,ro", "rro,rw"].map(said),
+            [Extent::Nothing, Extent::Top, Extent::All, Extent::Nothing]
+        );
+        let times = |words: &str| {
+            let options: Vec<_> = words.split(',').map(str::to_owned).collect();
+            extent(&options, "noatime", &["atime", "relatime", "strictatime"])
+        };
+        assert_eq!(
+            ["noatime", "rnoatime", "noatime,relatime"].map(times),
+            [Extent::Top, Extent::All, Extent::Nothing]
+        );
     }
 
     #[test]

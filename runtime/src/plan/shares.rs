@@ -24,28 +24,41 @@ pub(crate) struct Shared {
     pub(crate) name: String,
     /// Where it is on the host.
     pub(crate) path: PathBuf,
-    /// What of it the guest cannot write to.
-    pub(crate) read_only: ReadOnly,
+    /// What holds for it on the host's side.
+    pub(crate) holds: Holds,
     /// With what is mounted below it.
     pub(crate) recursive: bool,
 }
 
-/// How much of a share is for reading only.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) enum ReadOnly {
-    /// Nothing.
-    No,
-    /// It, but not what is mounted below: `ro`.
-    Top,
-    /// It and all below: `rro`.
-    All,
+/// What holds for a share on the host's side, whatever the guest believes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Holds {
+    /// The guest cannot write to it.
+    pub(crate) read_only: Extent,
+    /// When it was read last is not written down.
+    pub(crate) no_access_times: Extent,
+    /// The same of its directories alone.
+    pub(crate) no_directory_access_times: Extent,
 }
 
-impl ReadOnly {
-    /// All of it or nothing.
-    pub(crate) fn all_if(read_only: bool) -> Self {
-        if read_only { Self::All } else { Self::No }
+impl Holds {
+    /// It is for reading only, with all that is mounted below it, or nothing holds for it.
+    pub(crate) fn read_only_if(read_only: bool) -> Self {
+        let read_only = if read_only { Extent::All } else { Extent::Nothing };
+        Self { read_only, ..Self::default() }
     }
+}
+
+/// How much of a share something holds for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Extent {
+    /// None of it.
+    #[default]
+    Nothing,
+    /// It, but not what is mounted below.
+    Top,
+    /// It and all below.
+    All,
 }
 
 /// A volume that is to be shared, and made before that if it is not there.
@@ -134,8 +147,8 @@ impl Mounts {
                 ..Mount::default()
             },
             What::Host(path) => {
-                let read_only = ReadOnly::all_if(read_only);
-                self.shares.push(Shared { name: share.clone(), path, read_only, recursive });
+                let holds = Holds::read_only_if(read_only);
+                self.shares.push(Shared { name: share.clone(), path, holds, recursive });
                 Mount { destination, share: Some(share), options, ..Mount::default() }
             }
             What::Volume { name, labels, copies_up } => {

@@ -105,9 +105,12 @@ fn a_volume_is_a_share_and_a_mount_of_it() {
         .shares
         .iter()
         .zip(ends)
-        .zip([("/srv/data", "/data", ReadOnly::No), ("/etc/hosts", "/etc/hosts", ReadOnly::All)])
+        .zip([("/srv/data", "/data", false), ("/etc/hosts", "/etc/hosts", true)])
     {
-        assert_eq!((shared.path.as_path(), shared.read_only), (Path::new(path), read_only));
+        assert_eq!(
+            (shared.path.as_path(), shared.holds),
+            (Path::new(path), Holds::read_only_if(read_only))
+        );
         assert_eq!(mount.destination, Path::new(destination));
         assert_eq!(mount.share.as_ref(), Some(&shared.name));
     }

@@ -26,7 +26,7 @@ use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, recv, socke
 use serde::{Deserialize, Serialize};
 
 use crate::descriptors;
-use crate::plan::{ReadOnly, Shared};
+use crate::plan::{Holds, Shared};
 use crate::vm::THIS_PROGRAM;
 
 pub(crate) use self::server::be_the_server;
@@ -50,8 +50,8 @@ pub(crate) struct Share {
     pub(crate) name: String,
     /// The directory or file, opened in any way.
     pub(crate) source: OwnedFd,
-    /// What of it the guest cannot write to.
-    pub(crate) read_only: ReadOnly,
+    /// What holds for it here.
+    pub(crate) holds: Holds,
     /// With everything mounted below it.
     pub(crate) recursive: bool,
     /// What that is.
@@ -97,16 +97,16 @@ pub(crate) enum ShareError {
 impl Share {
     /// Opens what is planned to be shared; its path may be that of a symbolic link to it.
     pub(crate) fn open(planned: &Shared) -> Result<Self, ShareError> {
-        let Shared { name, path, read_only, recursive } = planned;
+        let Shared { name, path, holds, recursive } = planned;
         let source = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
             .map_err(|errno| ShareError::Open { path: path.clone(), source: errno.into() })?;
-        let (read_only, recursive) = (*read_only, *recursive);
+        let (holds, recursive) = (*holds, *recursive);
         let submounts = match recursive {
             true => submounts::below(source.as_fd())
                 .map_err(|source| ShareError::Submounts { path: path.clone(), source })?,
             false => Vec::new(),
         };
-        Ok(Self { name: name.clone(), source, read_only, recursive, submounts })
+        Ok(Self { name: name.clone(), source, holds, recursive, submounts })
     }
 
     fn is_name(&self) -> bool {
@@ -121,7 +121,7 @@ impl Share {
 #[derive(Debug, Serialize, Deserialize)]
 struct Wanted {
     name: String,
-    read_only: ReadOnly,
+    holds: Holds,
     recursive: bool,
 }
 
@@ -174,11 +174,8 @@ impl Server {
         // It has the server's end of the socket, which must be nobody else's.
         drop(command);
         for share in shares {
-            let wanted = Wanted {
-                name: share.name.clone(),
-                read_only: share.read_only,
-                recursive: share.recursive,
-            };
+            let wanted =
+                Wanted { name: share.name.clone(), holds: share.holds, recursive: share.recursive };
             let order = serde_json::to_vec(&Order::Share(wanted))?;
             descriptors::send(&ours, &order, Some(share.source.as_fd()))?;
         }
@@ -207,7 +204,7 @@ mod tests {
         Shared {
             name: name.to_owned(),
             path: path.into(),
-            read_only: ReadOnly::All,
+            holds: Holds::read_only_if(true),
             recursive: true,
         }
     }

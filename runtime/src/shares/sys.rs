@@ -21,9 +21,12 @@ pub(super) fn set_mount_attributes(
     set: MountAttrFlags,
     recursive: bool,
 ) -> io::Result<()> {
+    // Access times are one field of three values, which is set as a whole (mount_setattr(2)).
+    let sets_access_times = set.contains(MountAttrFlags::MOUNT_ATTR_NOATIME);
+    let clear = MountAttrFlags::MOUNT_ATTR__ATIME.bits().into();
     let attributes = Attributes {
         set: set.bits().into(),
-        clear: 0,
+        clear: if sets_access_times { clear } else { 0 },
         propagation: libc::MS_PRIVATE,
         user_namespace: 0,
     };

@@ -22,7 +22,7 @@ use rustix::mount::{
 
 use super::{Wanted, sys};
 use crate::mount::{copy, pivot};
-use crate::plan::ReadOnly;
+use crate::plan::{Extent, Holds};
 
 /// The guest's root.
 pub(super) const SHARES: &str = "/shares";
@@ -72,12 +72,7 @@ pub(super) fn enter(shares: Vec<(Wanted, OwnedFd)>) -> Result<(), ViewError> {
     let root = new_root().map_err(wrong("new root"))?;
     make_directory(&root, SHARES).map_err(wrong("new root"))?;
     for (wanted, tree) in trees {
-        let sealed = match wanted.read_only {
-            ReadOnly::No => None,
-            ReadOnly::Top => Some((MountAttrFlags::MOUNT_ATTR_RDONLY, false)),
-            ReadOnly::All => Some((MountAttrFlags::MOUNT_ATTR_RDONLY, true)),
-        };
-        for (attributes, recursive) in [(INERT, true)].into_iter().chain(sealed) {
+        for (attributes, recursive) in [(INERT, true)].into_iter().chain(held(&wanted.holds)) {
             sys::set_mount_attributes(tree.as_fd(), attributes, recursive)
                 .map_err(|source| of_share(&wanted, "attributes of its mount", source))?;
         }
@@ -93,6 +88,20 @@ pub(super) fn enter(shares: Vec<(Wanted, OwnedFd)>) -> Result<(), ViewError> {
     sys::set_mount_attributes(root.as_fd(), MountAttrFlags::MOUNT_ATTR_RDONLY, false)
         .map_err(wrong("read-only root"))?;
     pivot(&root).map_err(wrong("leaving the old root"))
+}
+
+/// What holds for a share, as attributes of its mount, and with `true` of those below.
+fn held(holds: &Holds) -> impl Iterator<Item = (MountAttrFlags, bool)> {
+    let all = [
+        (holds.read_only, MountAttrFlags::MOUNT_ATTR_RDONLY),
+        (holds.no_access_times, MountAttrFlags::MOUNT_ATTR_NOATIME),
+        (holds.no_directory_access_times, MountAttrFlags::MOUNT_ATTR_NODIRATIME),
+    ];
+    all.into_iter().filter_map(|(extent, attributes)| match extent {
+        Extent::Nothing => None,
+        Extent::Top => Some((attributes, false)),
+        Extent::All => Some((attributes, true)),
+    })
 }
 
 fn of_share(wanted: &Wanted, step: &'static str, source: std::io::Error) -> ViewError {

@@ -85,18 +85,6 @@ pub(super) static EXCEPTIONS: &[Exception] = &[
     },
     Exception {
         suite: "contest",
-        test: "mounts_recursive::rbind_ro_test",
-        reason: "what the host has mounted below a bind is no mount of its own in the guest: `ro` holds \
-            for it as well",
-    },
-    Exception {
-        suite: "contest",
-        test: "mounts_recursive",
-        reason: "looks up what the host has mounted below a bind in `/proc/self/mountinfo`: in the guest that \
-            is no mount of its own, and what holds for the bind holds for it",
-    },
-    Exception {
-        suite: "contest",
         test: "seccomp_notify",
         reason: "the listener would get a descriptor of the guest's kernel: `SCMP_ACT_NOTIFY` is refused",
     },
