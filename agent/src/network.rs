@@ -143,6 +143,9 @@ fn raise(here: &mut Socket, index: u32, interface: &Interface) -> Result<(), Ref
         }
         _ => {}
     }
+    if interface.finished {
+        sys::finish_packets(&*here, name).map_err(Refused::at(format!("checksums of {name}")))?;
+    }
     let up = Change { up: Some(true), ..Change::default() };
     here.change_link(index, &up).map_err(Refused::at(name))?;
     for address in &interface.addresses {

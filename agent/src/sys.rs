@@ -260,17 +260,47 @@ pub(crate) fn set_mount_attributes(
     if result < 0 { Err(last_errno()) } else { Ok(()) }
 }
 
-/// Brings the loopback interface up; its addresses come with that.
-pub(crate) fn raise_loopback(socket: impl AsFd) -> Result<(), Errno> {
+/// A request about the interface of that name, which is cut off where it is too long.
+fn about(interface: &str) -> libc::ifreq {
     // SAFETY: all zeroes is a valid `ifreq`.
     let mut request: libc::ifreq = unsafe { MaybeUninit::zeroed().assume_init() };
-    request.ifr_name[0] = b'l' as c_char;
-    request.ifr_name[1] = b'o' as c_char;
+    // The last byte stays zero.
+    let room = request.ifr_name.len() - 1;
+    for (place, byte) in request.ifr_name[..room].iter_mut().zip(interface.bytes()) {
+        *place = byte as c_char;
+    }
+    request
+}
+
+/// Brings the loopback interface up; its addresses come with that.
+pub(crate) fn raise_loopback(socket: impl AsFd) -> Result<(), Errno> {
+    let mut request = about("lo");
     request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as i16;
     let descriptor = socket.as_fd().as_raw_fd();
     // SAFETY: this request reads one `ifreq`, which `request` is.
     let result =
         unsafe { libc::ioctl(descriptor, libc::SIOCSIFFLAGS as c_ulong as _, &raw const request) };
+    checked(result).map(drop)
+}
+
+/// `struct ethtool_value` of the kernel's `linux/ethtool.h`.
+#[repr(C)]
+struct EthtoolValue {
+    command: u32,
+    data: u32,
+}
+
+/// Has the kernel fill in the checksums of what leaves by an interface in the socket's network namespace, and with
+/// that cut it into segments, which is done by nobody else then.
+pub(crate) fn finish_packets(socket: impl AsFd, interface: &str) -> Result<(), Errno> {
+    const ETHTOOL_STXCSUM: u32 = 0x17;
+    const SIOCETHTOOL: u32 = 0x8946;
+    let mut value = EthtoolValue { command: ETHTOOL_STXCSUM, data: 0 };
+    let mut request = about(interface);
+    request.ifr_ifru.ifru_data = (&raw mut value).cast();
+    let descriptor = socket.as_fd().as_raw_fd();
+    // SAFETY: this request reads one `ifreq`, and the value that it points to, which outlives the call.
+    let result = unsafe { libc::ioctl(descriptor, SIOCETHTOOL as _, &raw const request) };
     checked(result).map(drop)
 }
 

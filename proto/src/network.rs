@@ -39,6 +39,10 @@ pub struct Interface {
     pub mac: [u8; 6],
     /// The longest packet.
     pub mtu: u32,
+    /// What leaves by it is left to nobody to finish: its checksums are filled in, and no packet is to be cut
+    /// into segments.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub finished: bool,
     /// Its addresses, the first one first.
     #[serde(default)]
     pub addresses: Vec<Address>,

@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use crate::host;
 use crate::kvm;
+use crate::network;
 use crate::settings::{BootFile, Settings};
 
 /// One fact.
@@ -84,7 +85,7 @@ pub(crate) fn examine(settings: &Settings) -> Vec<Fact> {
         directory("image store", &settings.store, "name another with --store"),
         memory(),
         cgroups(),
-        tun(),
+        network(),
         user_namespaces(),
     ]);
     facts
@@ -151,6 +152,17 @@ fn cgroups() -> Fact {
         return good("cgroups", "version 1");
     }
     fair("cgroups", "none mounted", "mount cgroup2 at /sys/fs/cgroup to limit VMs on the host")
+}
+
+/// What networks need: a tap of the kernel's, or for those who may have none the network stack in user space.
+fn network() -> Fact {
+    if rustix::process::geteuid().is_root() {
+        return tun();
+    }
+    match network::usual() {
+        Ok(program) => good("network", program),
+        Err(missing) => fair("network", missing.to_string(), "install it for container networks"),
+    }
 }
 
 fn tun() -> Fact {

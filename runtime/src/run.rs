@@ -6,8 +6,7 @@ use std::io;
 use crate::attend::AttendError;
 use crate::host::{self, HostError};
 use crate::kvm::KvmError;
-use crate::network::NetworkError;
-use crate::network::own::{self, Registry};
+use crate::network::{self, NetworkError};
 use crate::plan::{self, Holds, Plan, PlanError, Shared};
 use crate::platform::{self, Platform, PlatformError};
 use crate::sandbox::{BootError, Disk, Planned, Storage};
@@ -180,7 +179,7 @@ pub(crate) fn run(
     let mut claimed = planned.claim(&root)?;
     drop(volumes);
     if let Some(newcomer) = &newcomer {
-        let (wiring, files) = own::join(Registry::of_this_machine(), newcomer)?;
+        let (wiring, files) = network::join(newcomer, claimed.place())?;
         claimed.connect(wiring, None);
         claimed.add_files(files);
         timeline.mark("network ready");

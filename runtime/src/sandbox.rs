@@ -240,6 +240,11 @@ impl Claimed {
         self.traces.push(step);
     }
 
+    /// Where its directory is.
+    pub(crate) fn place(&self) -> &Path {
+        self.claim.dir.path()
+    }
+
     /// Adds files that its container finds, but where somebody has brought others.
     pub(crate) fn add_files(&mut self, files: Vec<Mount>) {
         let container = &mut self.planned.plan.container;

@@ -18,7 +18,7 @@ use rustix::net::{
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use vmm::spec::{
     Begin, DiskSpec, Ending, FsSpec, HostPort, Inherited, Limits, NetSpec, Order, Report,
-    SnapshotSpec, VmSpec, VsockSpec,
+    SnapshotSpec, VmSpec, VsockSpec, WireSpec,
 };
 
 use crate::attend::AttendError;
@@ -98,11 +98,20 @@ struct Slot {
     limits: Limits,
 }
 
+/// What is behind a network card.
+#[derive(Debug)]
+pub(crate) enum Wire {
+    /// A tap with headers for offloads.
+    Tap(OwnedFd),
+    /// A socket to a network stack in user space, for packets that are finished.
+    Stream(OwnedFd),
+}
+
 /// A network card and the wire it is at.
 #[derive(Debug)]
 pub(crate) struct Card {
-    /// A tap with headers for offloads.
-    pub(crate) tap: OwnedFd,
+    /// Its wire.
+    pub(crate) wire: Wire,
     /// Its address.
     pub(crate) mac: [u8; 6],
     /// The longest packet.
@@ -365,7 +374,10 @@ fn read_only(file: &File) -> io::Result<File> {
 /// A slot for each card, and with `has_every_slot` the empty ones.
 fn nets(cards: &[Card], has_every_slot: bool) -> Vec<Option<NetSpec>> {
     let net = |card: &Card| NetSpec {
-        tap: inherited(&card.tap),
+        wire: match &card.wire {
+            Wire::Tap(tap) => WireSpec::Tap(inherited(tap)),
+            Wire::Stream(socket) => WireSpec::Stream(inherited(socket)),
+        },
         mac: card.mac,
         mtu: card.mtu,
         to_guest: card.to_guest,

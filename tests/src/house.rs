@@ -131,14 +131,7 @@ impl House {
 
     /// Starts `microvm ARGS…` with pipes on all three descriptors.
     pub fn start<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Running {
-        let child = self
-            .command(args)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        Running { child }
+        Running::of(&mut self.command(args))
     }
 
     /// Process ids of everything this story started that is still there.
@@ -190,6 +183,12 @@ pub struct Running {
 }
 
 impl Running {
+    /// Starts a command with pipes on all three descriptors.
+    pub fn of(command: &mut Command) -> Self {
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        Self { child: command.spawn().unwrap() }
+    }
+
     /// Its process id.
     pub fn pid(&self) -> Pid {
         Pid::from_child(&self.child)

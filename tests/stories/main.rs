@@ -26,6 +26,7 @@ mod systemd;
 mod terminals;
 mod volumes;
 mod walk;
+mod without_root;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
@@ -73,6 +74,7 @@ const CHAPTERS: &[(&str, &[Story])] = &[
     ("services", services::STORIES),
     ("networks", networks::STORIES),
     ("own_networks", own_networks::STORIES),
+    ("without_root", without_root::STORIES),
 ];
 
 fn main() -> ExitCode {

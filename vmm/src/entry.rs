@@ -11,7 +11,7 @@ use std::thread;
 use crate::control::{Control, Owner};
 use crate::devices::block::Disk;
 use crate::devices::fs::Server;
-use crate::devices::net::Card;
+use crate::devices::net::{Card, Plug};
 use crate::ending::{Cause, Ends};
 use crate::event_loop::{EventLoop, Interest, Readiness, Subscriber};
 use crate::inherit::{InheritError, Inheritance};
@@ -19,7 +19,7 @@ use crate::jail::{self, JailError, Saving};
 use crate::kvm::{Kvm, KvmError};
 use crate::machine::{self, BuildError, CaptureError, Machine, Parts, Step};
 use crate::memory;
-use crate::spec::{Begin, Ending, SnapshotSpec, SpecError, VmSpec};
+use crate::spec::{Begin, Ending, SnapshotSpec, SpecError, VmSpec, WireSpec};
 use crate::sync::lock;
 use crate::vcpu::{self, SpawnError, Surroundings};
 
@@ -210,9 +210,12 @@ fn parts(
     let mut nets = Vec::with_capacity(spec.nets.len());
     for net in &spec.nets {
         let card = net.as_ref().map(|net| {
-            let tap = inheritance.take(net.tap, "a tap")?;
+            let plug = match net.wire {
+                WireSpec::Tap(tap) => Plug::Tap(inheritance.take(tap, "a tap")?),
+                WireSpec::Stream(socket) => Plug::Stream(inheritance.take(socket, "a stream")?),
+            };
             let limits = [net.to_guest, net.from_guest];
-            Ok::<_, InheritError>(Card { tap, mac: net.mac, mtu: net.mtu, limits })
+            Ok::<_, InheritError>(Card { plug, mac: net.mac, mtu: net.mtu, limits })
         });
         nets.push(card.transpose()?);
     }

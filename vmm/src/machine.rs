@@ -22,7 +22,7 @@ use crate::boot;
 use crate::bus::Bus;
 use crate::devices::block::{Block, Disk, OpenDiskError};
 use crate::devices::fs::{Fs, Server};
-use crate::devices::net::{Card, Net, OpenTapError};
+use crate::devices::net::{Card, Net, OpenWireError};
 use crate::devices::reset::ResetLine;
 use crate::devices::rng::Rng;
 use crate::devices::serial::{LastWords, SerialLine};
@@ -128,7 +128,7 @@ pub enum BuildError {
     Disk(#[from] OpenDiskError),
     /// A tap is none.
     #[error(transparent)]
-    Tap(#[from] OpenTapError),
+    Tap(#[from] OpenWireError),
     /// A device has no registers.
     #[error(transparent)]
     Transport(#[from] TransportError),

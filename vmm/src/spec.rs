@@ -5,12 +5,14 @@
 //! [`VmSpec::control`] it says [`Report`]s; when the owner's end of it closes, the VM ends.
 
 mod limits;
+mod net;
 
 use std::os::fd::RawFd;
 
 use serde::{Deserialize, Serialize};
 
 pub use self::limits::{Limits, Rate};
+pub use self::net::{NetSpec, WireSpec};
 
 /// A descriptor the VMM process inherited, by number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -94,7 +96,7 @@ impl VmSpec {
             .chain(capture)
             .chain(self.serial_log)
             .chain(self.fs.as_ref().and_then(|fs| fs.socket))
-            .chain(self.nets.iter().flatten().map(|net| net.tap))
+            .chain(self.nets.iter().flatten().map(|net| net.wire.descriptor()))
             .chain(disks)
             .chain(ports)
     }
@@ -306,23 +308,6 @@ pub struct FsSpec {
     pub socket: Option<Inherited>,
 }
 
-/// A card in a network slot: a virtio-net device and the tap behind it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct NetSpec {
-    /// A tap, opened for reading and writing, with `IFF_TAP`, `IFF_NO_PI` and `IFF_VNET_HDR`.
-    pub tap: Inherited,
-    /// What a driver that starts finds as its own address.
-    pub mac: [u8; 6],
-    /// What it finds as the longest packet, without Ethernet's header.
-    pub mtu: u16,
-    /// How fast frames come to the guest. Those that have to wait do so in the tap, as far as that has room.
-    #[serde(default)]
-    pub to_guest: Limits,
-    /// And how fast they leave it. Those that have to wait stay in its queue.
-    #[serde(default)]
-    pub from_guest: Limits,
-}
-
 /// What the owner says to a VMM process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "order", rename_all = "snake_case")]
@@ -400,8 +385,8 @@ mod tests {
 
     fn net() -> NetSpec {
         let (to_guest, from_guest) = Default::default();
-        let (tap, mac, mtu) = (Inherited(13), [2, 0, 0, 0, 0, 1], 1500);
-        NetSpec { tap, mac, mtu, to_guest, from_guest }
+        let (wire, mac, mtu) = (WireSpec::Tap(Inherited(13)), [2, 0, 0, 0, 0, 1], 1500);
+        NetSpec { wire, mac, mtu, to_guest, from_guest }
     }
 
     fn spec() -> VmSpec {

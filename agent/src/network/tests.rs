@@ -63,6 +63,7 @@ fn network() -> Network {
                 name: "eth1".into(),
                 mac: [2, 0, 0, 0, 0, 1],
                 mtu: 1400,
+                finished: true,
                 addresses: vec![address("10.9.0.2", 24), address("fd00:9::2", 64)],
             },
             Interface {
@@ -70,6 +71,7 @@ fn network() -> Network {
                 name: "net1".into(),
                 mac: [2, 0, 0, 0, 0, 2],
                 mtu: 1500,
+                finished: false,
                 addresses: vec![address("10.8.0.2", 32)],
             },
         ],

@@ -14,6 +14,7 @@ fn a_network_stands() {
             name: "eth0".into(),
             mac: [2, 0, 0, 0, 0, 255],
             mtu: 1500,
+            finished: true,
             addresses: vec![Address {
                 ip: [10, 0, 0, 2].into(),
                 prefix: 24,
@@ -36,7 +37,7 @@ fn a_network_stands() {
         neighbours: vec![Neighbour { slot: 0, ip: [10, 0, 0, 1].into(), mac: [2, 0, 0, 0, 0, 1] }],
     };
     let json = concat!(
-        r#"{"interfaces":[{"slot":0,"name":"eth0","mac":[2,0,0,0,0,255],"mtu":1500,"addresses":"#,
+        r#"{"interfaces":[{"slot":0,"name":"eth0","mac":[2,0,0,0,0,255],"mtu":1500,"finished":true,"addresses":"#,
         r#"[{"ip":"10.0.0.2","prefix":24,"broadcast":"10.0.0.255","scope":0,"no_route":false}]}],"#,
         r#""routes":[{"destination":"::","prefix":0,"slot":0,"gateway":"::1","metric":7,"#,
         r#""scope":253,"on_link":true}],"#,

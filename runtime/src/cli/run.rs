@@ -4,7 +4,7 @@ use image::Store;
 use super::oci::{self, Bundled};
 use super::pull::{Registries, When};
 use crate::exit::Failure;
-use crate::network::own;
+use crate::network::{self, own};
 use crate::settings::{self, Settings};
 use crate::timeline::Timeline;
 use crate::wishes::Wishes;
@@ -66,8 +66,8 @@ impl Run {
 
 /// The network of a container of which nobody says anything. Where there is none, whoever started it hears why.
 fn usual_network() -> String {
-    match own::possible() {
-        Ok(()) => own::DEFAULT.to_owned(),
+    match network::usual() {
+        Ok(name) => name.to_owned(),
         Err(missing) => {
             eprintln!("microvm: no network: {missing}; with --network none this is not said");
             own::NONE.to_owned()

@@ -1,5 +1,5 @@
-//! The network that a VM is on: what is found in a network namespace, carried into the guest, or a place on one
-//! of our own ([`own`]).
+//! The network that a VM is on: what is found in a network namespace, carried into the guest, a place on one
+//! of our own ([`own`]), or for those who are not root a network stack in user space ([`passt`]).
 //!
 //! ```text
 //!   world ── eth0 (veth, macvlan, …) ══ redirected both ways ══ tap ── VMM ── the guest's eth0
@@ -10,7 +10,9 @@
 //! it. The guest's interface has the name, addresses and routes that were found there
 //! (`docs/adr/0013-frames-are-redirected.md`).
 
+mod names;
 pub(crate) mod own;
+mod passt;
 mod survey;
 mod tap;
 
@@ -23,9 +25,11 @@ use netlink::link::Change;
 use netlink::{Errno, Group, Socket};
 use nix::sched::{CloneFlags, setns};
 use proto::network::Network;
+use proto::spec::Mount;
 
+use self::own::{Newcomer, Registry};
 pub(crate) use self::survey::SurveyError;
-use crate::vm::Card;
+use crate::vm::{Card, Wire};
 
 /// Why there is no network for a VM.
 #[derive(Debug, thiserror::Error)]
@@ -49,6 +53,9 @@ pub(crate) enum NetworkError {
         "networks of microvm's own need nft, which is not installed: Debian has it in nftables"
     )]
     NoNft,
+    /// The network stack in user space does not begin.
+    #[error("passt: {0}")]
+    Passt(String),
     /// Somebody else is there already.
     #[error("interface {name} is another VM's already: a network namespace has room for one")]
     Taken {
@@ -84,6 +91,8 @@ pub(crate) enum Held {
     Redirects(Redirects),
     /// It has a place on a network of our own.
     Place(own::Place),
+    /// A network stack of its own runs for it.
+    Stack(passt::Stack),
 }
 
 /// The interfaces whose frames go elsewhere. Dropping it lets them come in again.
@@ -101,6 +110,39 @@ impl Drop for Redirects {
             let _ = socket.remove_ingress(*index);
         }
     }
+}
+
+/// Why a container of which nothing is said is on no network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Missing {
+    /// For whoever is not root.
+    #[error("passt is not installed (Debian package passt), and other networks are for root")]
+    Passt,
+    /// Who makes the rules.
+    #[error("nft is not installed (Debian package nftables)")]
+    Nft,
+}
+
+/// The network of a container of which nothing is said, as far as it can be seen without trying what there can
+/// be.
+pub(crate) fn usual() -> Result<&'static str, Missing> {
+    let (name, program, missing) = if rustix::process::geteuid().is_root() {
+        (own::DEFAULT, "nft", Missing::Nft)
+    } else {
+        (passt::NAME, passt::PROGRAM, Missing::Passt)
+    };
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let mut places = std::env::split_paths(&path);
+    if places.any(|place| place.join(program).is_file()) { Ok(name) } else { Err(missing) }
+}
+
+/// Puts a container on the network that it wants to be on, with `dir` for what belongs to it alone; and what it
+/// finds in its files.
+pub(crate) fn join(newcomer: &Newcomer, dir: &Path) -> Result<(Wiring, Vec<Mount>), NetworkError> {
+    if newcomer.network == passt::NAME {
+        return passt::join(newcomer, dir);
+    }
+    own::join(Registry::of_this_machine(), newcomer)
 }
 
 /// Carries every interface of the calling thread's network namespace into a VM to be.
@@ -138,7 +180,8 @@ pub(crate) fn carry() -> Result<Wiring, NetworkError> {
         let mtu = u16::try_from(interface.mtu).unwrap_or(u16::MAX);
         // Limits are its engine's, on the engine's side.
         let (to_guest, from_guest) = Default::default();
-        cards.push(Card { tap, mac: interface.mac, mtu, to_guest, from_guest });
+        let wire = Wire::Tap(tap);
+        cards.push(Card { wire, mac: interface.mac, mtu, to_guest, from_guest });
     }
     Ok(Wiring { cards, network, held: Held::Redirects(redirects) })
 }

@@ -92,6 +92,7 @@ pub(super) fn decide(found: &Found) -> Result<(Network, Vec<Carried>), SurveyErr
         name: interface.name.clone(),
         mac: interface.mac,
         mtu: interface.mtu,
+        finished: false,
         addresses: addresses(found, interface.index),
     });
     let mut routes = Vec::new();

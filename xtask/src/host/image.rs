@@ -34,6 +34,7 @@ const PACKAGES: &[&str] = &[
     "containerd",
     "crun",
     "nftables",
+    "passt",
     "podman",
     "runc",
     "skopeo",

@@ -10,7 +10,6 @@
 //! it, the rules are made anew from all who are whenever one comes or goes, in one step ([`rules`]). Who is on a
 //! network holds a lock, which the kernel lets go of when he dies however that may be.
 
-mod names;
 mod network;
 mod ports;
 mod registry;
@@ -18,7 +17,7 @@ mod rules;
 
 use std::fs;
 use std::io::{self, Write};
-use std::net::{TcpListener, UdpSocket};
+use std::net::{IpAddr, TcpListener, UdpSocket};
 use std::process::{Command, Stdio};
 
 use netlink::address::Address;
@@ -32,33 +31,13 @@ use self::network::{Lease, Network};
 pub(crate) use self::ports::{BadPort, Port, Protocol};
 pub(crate) use self::registry::{DEFAULT, Registry, RegistryError};
 use self::registry::{Member, Turn};
+use super::names::{self, Servers};
 use super::tap;
 use super::{Held, NetworkError, Wiring, refused};
-use crate::vm::Card;
+use crate::vm::{Card, Wire};
 
 /// The word for being on no network.
 pub(crate) const NONE: &str = "none";
-
-/// Why this machine cannot have networks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Missing {
-    /// Nobody else may make them.
-    #[error("networks are for root")]
-    Root,
-    /// Who makes the rules.
-    #[error("nft is not installed (Debian package nftables)")]
-    Nft,
-}
-
-/// Whether this machine can have networks, as far as that can be seen without trying.
-pub(crate) fn possible() -> Result<(), Missing> {
-    if !rustix::process::geteuid().is_root() {
-        return Err(Missing::Root);
-    }
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let is_there = std::env::split_paths(&path).any(|directory| directory.join("nft").is_file());
-    if is_there { Ok(()) } else { Err(Missing::Nft) }
-}
 
 /// What a guest's interface is called.
 const INTERFACE: &str = "eth0";
@@ -152,9 +131,9 @@ pub(crate) fn join(
     settle(&turn)?;
     let others = turn.leases(&network.name)?;
     drop(turn);
-    let files = names::files(&newcomer.hostname, &lease, &others);
+    let files = names::files(&known(&newcomer.hostname, &lease, &others), &Servers::Machines);
     let cards = vec![Card {
-        tap,
+        wire: Wire::Tap(tap),
         mac: lease.mac,
         mtu: MTU,
         to_guest: newcomer.to_guest,
@@ -162,6 +141,16 @@ pub(crate) fn join(
     }];
     let wiring = Wiring { cards, network: told(&network, &lease), held: Held::Place(place) };
     Ok((wiring, files))
+}
+
+/// A container knows itself and those who are on its network.
+fn known(hostname: &str, lease: &Lease, others: &[Lease]) -> Vec<(IpAddr, String)> {
+    let of = |lease: &Lease, names: String| {
+        [(lease.ip4.into(), names.clone()), (IpAddr::from(lease.ip6), names)]
+    };
+    let others = others.iter().filter(|other| other.ip4 != lease.ip4);
+    let others = others.flat_map(|other| of(other, other.name.clone()));
+    of(lease, format!("{hostname} {}", lease.name)).into_iter().chain(others).collect()
 }
 
 /// What a guest is told.
@@ -185,6 +174,7 @@ fn told(network: &Network, lease: &Lease) -> Guests {
             name: INTERFACE.to_owned(),
             mac: lease.mac,
             mtu: MTU.into(),
+            finished: false,
             addresses: vec![
                 address(lease.ip4.into(), network.prefix),
                 address(lease.ip6.into(), network::PREFIX6),
@@ -294,4 +284,19 @@ fn reserve(port: &Port) -> Result<Reserved, NetworkError> {
         Protocol::Udp => UdpSocket::bind(at).map(Reserved::Packets),
     };
     reserved.map_err(|source| NetworkError::Refused { what: format!("port {port}"), source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::network::testing::lease;
+    use super::*;
+
+    #[test]
+    fn a_container_knows_itself_and_its_neighbours() {
+        let known = known("box", &lease(2), &[lease(2), lease(3)]);
+        let words: Vec<_> = known.iter().map(|(ip, names)| format!("{ip} {names}")).collect();
+        let expected =
+            ["10.190.7.2 box c2", "fd4d:5600:7::2 box c2", "10.190.7.3 c3", "fd4d:5600:7::3 c3"];
+        assert_eq!(words, expected);
+    }
 }

@@ -4,8 +4,9 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use serde::{Deserialize, Serialize};
 
-use super::Newcomer;
+use super::super::passt;
 use super::ports::Port;
+use super::{NONE, Newcomer};
 
 /// Bits that a network's guests have in common in IPv6.
 pub(super) const PREFIX6: u8 = 64;
@@ -30,7 +31,9 @@ pub(crate) struct Network {
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum BadNetwork {
     /// The name.
-    #[error("network {0:?}: a name has 1 to {MAX_NAME} letters, digits, - and _")]
+    #[error(
+        "network {0:?}: a name has 1 to {MAX_NAME} letters, digits, - and _, and is not none, host or passt"
+    )]
     Name(String),
     /// The subnet.
     #[error("--subnet {0:?} is not an IPv4 network like 10.1.2.0/24 of 16 to 29 bits")]
@@ -138,8 +141,10 @@ impl Lease {
 }
 
 pub(super) fn is_name(word: &str) -> bool {
+    // What these words mean is decided.
+    const TAKEN: [&str; 3] = [NONE, passt::NAME, "host"];
     let is_fit = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
-    (1..=MAX_NAME).contains(&word.len()) && word.bytes().all(is_fit)
+    (1..=MAX_NAME).contains(&word.len()) && word.bytes().all(is_fit) && !TAKEN.contains(&word)
 }
 
 pub(super) fn parse_subnet(word: &str) -> Option<(Ipv4Addr, u8)> {

@@ -31,15 +31,18 @@ pub(crate) const HEADER: usize = 12;
 const NUM_BUFFERS: std::ops::Range<usize> = 10..12;
 
 /// Ethernet's header.
-const ETHERNET: usize = 14;
+pub(super) const ETHERNET: usize = 14;
 
 /// The longest frame: the longest IP packet, Ethernet's header and the tag of a VLAN.
 pub(crate) const MAX_FRAME: usize = 65_535 + ETHERNET + 4;
 
 /// A wire: frames with a header in front, each whole or not at all. Neither way waits.
 pub(crate) trait Wire: AsFd + Send {
-    /// Sends a frame.
+    /// Sends a frame. [`io::ErrorKind::WouldBlock`] is that it has taken nothing of it now; its descriptor says
+    /// when it does again. With any other error the frame is lost.
     fn send(&mut self, header: &[u8; HEADER], frame: Buffers<'_>) -> io::Result<()>;
+    /// Goes on with a frame that it has taken and not passed on yet, now that its descriptor can be written to.
+    fn go_on(&mut self) {}
     /// Takes a frame with its header, and gives the length of both.
     fn receive(&mut self, into: &mut [u8]) -> io::Result<usize>;
     /// From now on it may leave this to whoever receives from it.
@@ -141,6 +144,15 @@ impl RawHeader {
     }
 }
 
+/// What became of an attempt to send a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sent {
+    /// It is on its way, or lost.
+    Gone,
+    /// The wire has no room for it now.
+    NoRoom,
+}
+
 /// What became of an attempt to bring the driver a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Brought {
@@ -180,7 +192,7 @@ impl Core {
     }
 
     /// Sends a frame of the guest's.
-    pub(super) fn send(&mut self, mut frame: Buffers<'_>, features: u64) -> Result<(), FrameLie> {
+    pub(super) fn send(&mut self, mut frame: Buffers<'_>, features: u64) -> Result<Sent, FrameLie> {
         let header = frame.take_array().ok_or(FrameLie::TooShort)?;
         match frame.len() {
             0..ETHERNET => return Err(FrameLie::TooShort),
@@ -188,11 +200,19 @@ impl Core {
             _ => return Err(FrameLie::TooLong),
         }
         let header = RawHeader::of(&header).check(frame.len(), features)?;
+        let sent = self.wire.as_mut().map(|wire| wire.send(&header, frame));
+        Ok(match sent {
+            Some(Err(error)) if error.kind() == io::ErrorKind::WouldBlock => Sent::NoRoom,
+            // Lost, if the wire is down.
+            _ => Sent::Gone,
+        })
+    }
+
+    /// The wire can be written to.
+    pub(super) fn go_on(&mut self) {
         if let Some(wire) = &mut self.wire {
-            // Lost, if the wire does not take it: it is full, or is down.
-            let _ = wire.send(&header, frame);
+            wire.go_on();
         }
-        Ok(())
     }
 
     /// The length of the next frame, if there is one.

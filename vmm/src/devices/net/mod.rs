@@ -1,19 +1,23 @@
-//! A network card (virtio 1.2, 5.1) whose wire is a tap.
+//! A network card (virtio 1.2, 5.1) whose wire is a tap of the host's kernel, or a socket of a network stack in
+//! user space.
 //!
 //! A slot is plugged whether it holds a card or not: in an empty one the link is down, and what a driver sends is
 //! lost. A driver reads address and longest packet once, when it starts; one that was saved with an empty slot
 //! and finds a card in it is told of the link alone, and hears the rest from whoever sets it up.
 //!
 //! What of frames is left to the other side goes through as it is: a checksum that is not filled in, a frame
-//! that is to be cut into segments. UFO is not offered, because Linux itself has given it up but for guests
+//! that is to be cut into segments. A wire that cannot do that loses such a frame, and whoever sets up the guest's
+//! interface says so there. UFO is not offered, because Linux itself has given it up but for guests
 //! that were moved with it.
 
 mod core;
+mod stream;
 mod tap;
 #[cfg(test)]
 mod tests;
 mod worker;
 
+use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex};
 
@@ -21,7 +25,7 @@ use serde::{Deserialize, Serialize};
 use virtio_queue::Queue;
 
 pub(crate) use self::core::{HEADER, MAX_FRAME, Offloads, Wire};
-pub use self::tap::OpenTapError;
+use self::stream::Stream;
 use self::tap::Tap;
 use self::worker::Worker;
 use crate::event_loop::EventLoop;
@@ -62,11 +66,50 @@ const LINK_UP: u16 = 1;
 /// Pairs of queues.
 const QUEUE_PAIRS: u16 = 1;
 
+/// Why a slot has no wire.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenWireError {
+    /// The descriptor is something else, or a tap of another kind.
+    #[error(
+        "network slot {slot}: the descriptor is no tap with IFF_TAP, IFF_NO_PI and IFF_VNET_HDR"
+    )]
+    NotATap {
+        /// Which slot.
+        slot: usize,
+    },
+    /// The kernel refused, or the event loop has no room.
+    #[error("network slot {slot}: {source}")]
+    Io {
+        /// Which slot.
+        slot: usize,
+        /// What it said.
+        source: io::Error,
+    },
+}
+
+/// What a card is plugged into, as [`crate::spec::WireSpec`] describes it.
+#[derive(Debug)]
+pub enum Plug {
+    /// A tap.
+    Tap(OwnedFd),
+    /// A stream socket.
+    Stream(OwnedFd),
+}
+
+impl Plug {
+    fn wire(self, slot: usize) -> Result<Box<dyn Wire>, OpenWireError> {
+        Ok(match self {
+            Self::Tap(tap) => Box::new(Tap::new(tap, slot)?),
+            Self::Stream(socket) => Box::new(Stream::new(socket)),
+        })
+    }
+}
+
 /// What is in a slot.
 #[derive(Debug)]
 pub struct Card {
-    /// A tap as [`crate::spec::NetSpec::tap`] describes it.
-    pub tap: OwnedFd,
+    /// Its wire.
+    pub plug: Plug,
     /// Its address.
     pub mac: [u8; 6],
     /// The longest packet without Ethernet's header.
@@ -104,17 +147,14 @@ impl Net {
         card: Option<Card>,
         kicks: Kicks,
         event_loop: &mut EventLoop,
-    ) -> Result<Self, OpenTapError> {
-        let (mac, mtu, tap, limits) = match card {
+    ) -> Result<Self, OpenWireError> {
+        let (mac, mtu, wire, limits) = match card {
             // Any packet fits an empty slot: Linux takes what it finds here for the most there can ever be.
             None => ([2, 0, 0, 0, 0, slot as u8], u16::MAX, None, Default::default()),
-            Some(Card { tap, mac, mtu, limits }) => {
-                let wire: Box<dyn Wire> = Box::new(Tap::new(tap, slot)?);
-                (mac, mtu, Some(wire), limits)
-            }
+            Some(Card { plug, mac, mtu, limits }) => (mac, mtu, Some(plug.wire(slot)?), limits),
         };
-        Self::with(state, tap, limits, (mac, mtu), kicks, event_loop)
-            .map_err(|source| OpenTapError::Io { slot, source })
+        Self::with(state, wire, limits, (mac, mtu), kicks, event_loop)
+            .map_err(|source| OpenWireError::Io { slot, source })
     }
 
     /// The same with any wire, an address and the longest packet.
@@ -125,7 +165,7 @@ impl Net {
         (mac, mtu): ([u8; 6], u16),
         kicks: Kicks,
         event_loop: &mut EventLoop,
-    ) -> std::io::Result<Self> {
+    ) -> io::Result<Self> {
         let link = wire.is_some();
         let worker = event_loop.subscribe(|watch| Worker::new(wire, limits, kicks, &watch))?;
         Ok(Self { worker, mac, mtu, link, state })

@@ -5,6 +5,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::ptr;
 
+use super::OpenWireError;
 use super::core::{HEADER, Offloads, Wire};
 use crate::virtio::buffers::Buffers;
 
@@ -18,33 +19,12 @@ const TUNSETVNETHDRSZ: u32 = 0x4004_54d8;
 /// What a tap is given to us with.
 const FLAGS: libc::c_int = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
 
-/// Why a slot has no wire.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenTapError {
-    /// The descriptor is something else, or a tap of another kind.
-    #[error(
-        "network slot {slot}: the descriptor is no tap with IFF_TAP, IFF_NO_PI and IFF_VNET_HDR"
-    )]
-    NotATap {
-        /// Which slot.
-        slot: usize,
-    },
-    /// The kernel refused, or the event loop has no room.
-    #[error("network slot {slot}: {source}")]
-    Io {
-        /// Which slot.
-        slot: usize,
-        /// What it said.
-        source: io::Error,
-    },
-}
-
 /// The tap of a slot.
 #[derive(Debug)]
 pub(super) struct Tap(OwnedFd);
 
 impl Tap {
-    pub(super) fn new(fd: OwnedFd, slot: usize) -> Result<Self, OpenTapError> {
+    pub(super) fn new(fd: OwnedFd, slot: usize) -> Result<Self, OpenWireError> {
         // SAFETY: all zeroes is a valid `ifreq`.
         let mut about: libc::ifreq = unsafe { MaybeUninit::zeroed().assume_init() };
         // SAFETY: the kernel writes one `ifreq`, or refuses because this is no tap.
@@ -52,10 +32,10 @@ impl Tap {
         // SAFETY: for this call the flags are what was written, and any bits are a number.
         let flags = libc::c_int::from(unsafe { about.ifr_ifru.ifru_flags });
         if known < 0 || flags & FLAGS != FLAGS {
-            return Err(OpenTapError::NotATap { slot });
+            return Err(OpenWireError::NotATap { slot });
         }
         let tap = Self(fd);
-        tap.prepare().map_err(|source| OpenTapError::Io { slot, source })?;
+        tap.prepare().map_err(|source| OpenWireError::Io { slot, source })?;
         Ok(tap)
     }
 

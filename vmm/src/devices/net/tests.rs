@@ -313,6 +313,29 @@ fn a_flood_goes_on_in_the_next_turn() {
 }
 
 #[test]
+fn what_a_wire_has_no_room_for_waits_in_the_queue() {
+    let mut rig = Rig::new();
+    let frames = 8;
+    for _ in 0..frames {
+        rig.sending.offer(&[(SENT, 12 + 60_000, false)]);
+    }
+    rig.turn();
+    let gone = rig.sending.used().len();
+    assert!((1..frames).contains(&gone), "{gone}");
+    let mut heard = 0;
+    while heard < frames {
+        while let Some(frame) = rig.heard() {
+            assert_eq!(frame.len(), 12 + 60_000);
+            heard += 1;
+        }
+        if rig.sending.used().len() < frames {
+            rig.event_loop.turn().unwrap();
+        }
+    }
+    assert_eq!((heard, rig.sending.used().len()), (frames, frames));
+}
+
+#[test]
 fn a_driver_that_was_saved_is_told_of_a_link_that_has_come_up() {
     let kicks = mmio::kicks(QUEUE_SIZES.len()).unwrap();
     let mut empty =

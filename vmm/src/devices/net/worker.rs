@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use virtio_queue::QueueT;
 
-use super::core::{Brought, Core, HEADER, Wire};
+use super::core::{Brought, Core, HEADER, Sent, Wire};
 use crate::event_loop::{Interest, Readiness, Subscriber, Watch};
 use crate::spec::Limits;
 use crate::virtio::chain::{self, Lie};
@@ -28,8 +28,11 @@ pub(super) struct Worker {
     kicks: Kicks,
     /// By queue.
     gates: [Option<TimedGate>; QUEUES],
-    /// The frame that is to be brought next has been let through already.
-    admitted: bool,
+    /// By queue: the frame that is next has been let through already. It pays once, however often there is no
+    /// room for it.
+    admitted: [bool; QUEUES],
+    /// The wire has no room for the frame that is next from the guest.
+    stuck: bool,
     live: Option<Live>,
 }
 
@@ -54,7 +57,7 @@ impl Worker {
             gate.map(|gate| TimedGate::new(gate, TIMERS + queue as u32, watch)).transpose()
         };
         let gates = [gate(&receive, RECEIVE)?, gate(&transmit, TRANSMIT)?];
-        Ok(Self { core, kicks, gates, admitted: false, live: None })
+        Ok(Self { core, kicks, gates, admitted: [false; QUEUES], stuck: false, live: None })
     }
 
     /// From now on it works.
@@ -63,7 +66,7 @@ impl Worker {
             // Frames would come that the driver has not agreed to.
             live.irq.device_is_broken();
         }
-        self.admitted = false;
+        (self.admitted, self.stuck) = ([false; QUEUES], false);
         self.live = Some(live);
     }
 
@@ -87,7 +90,7 @@ impl Worker {
                 break;
             }
             match self.core.bring(queue, memory, live.acked_features)? {
-                Brought::Frame => self.admitted = false,
+                Brought::Frame => self.admitted[RECEIVE] = false,
                 Brought::NoRoom { seen } if chain::wants_kick_behind(queue, memory, seen)? => {}
                 Brought::NoRoom { .. } | Brought::Nothing => break,
             }
@@ -102,31 +105,32 @@ impl Worker {
         Ok(())
     }
 
-    /// Whether the next frame may come, if there is one. It pays once, however often there is no room for it.
+    /// Whether the next frame may come, if there is one.
     fn may_bring(&mut self) -> bool {
-        let Some(gate) = self.gates[RECEIVE].as_mut().filter(|_| !self.admitted) else {
+        let admitted = &mut self.admitted[RECEIVE];
+        let Some(gate) = self.gates[RECEIVE].as_mut().filter(|_| !*admitted) else {
             return true;
         };
-        self.admitted = self.core.next_bytes().is_some_and(|bytes| gate.admits(bytes));
-        self.admitted
+        *admitted = self.core.next_bytes().is_some_and(|bytes| gate.admits(bytes));
+        *admitted
     }
 
-    /// Sends what the driver wants to be sent, as far as the limits let it.
+    /// Sends what the driver wants to be sent, as far as the limits let it and the wire has room.
     fn transmit(&mut self, live: &mut Live) -> Result<(), Lie> {
-        let (queue, features, core, gate) = (
-            &mut live.queues[TRANSMIT],
-            live.acked_features,
-            &mut self.core,
-            &mut self.gates[TRANSMIT],
-        );
+        let Self { core, gates, admitted, stuck, .. } = self;
+        let (gate, admitted) = (&mut gates[TRANSMIT], &mut admitted[TRANSMIT]);
+        let (queue, features) = (&mut live.queues[TRANSMIT], live.acked_features);
+        *stuck = false;
         let served = chain::serve(queue, &live.memory, |frame, _| {
             let bytes = frame.len().saturating_sub(HEADER);
-            if gate.as_mut().is_some_and(|gate| !gate.admits(bytes)) {
+            *admitted = *admitted || gate.as_mut().is_none_or(|gate| gate.admits(bytes));
+            if !*admitted {
                 return None;
             }
             // One that is a lie is lost, and the driver hears nothing of that.
-            let _ = core.send(frame, features);
-            Some(0)
+            *stuck = core.send(frame, features) == Ok(Sent::NoRoom);
+            *admitted = *stuck;
+            (!*stuck).then_some(0)
         })?;
         if served.interrupt {
             live.irq.used_ring();
@@ -148,10 +152,21 @@ impl Subscriber for Worker {
         if let Some(Some(gate)) = timer.and_then(|queue| self.gates.get_mut(queue)) {
             gate.opens();
         }
+        if token == WIRE {
+            self.core.go_on();
+        }
         let mut live = self.live.take();
         if let Some(live) = live.as_mut().filter(|live| !live.irq.is_broken()) {
             let transmits = token as usize == TRANSMIT || timer == Some(TRANSMIT);
-            let done = if transmits { self.transmit(live) } else { self.receive(live) };
+            let receives = !transmits;
+            let resumes = token == WIRE && self.stuck;
+            let mut done = Ok(());
+            if transmits || resumes {
+                done = self.transmit(live);
+            }
+            if receives {
+                done = done.and_then(|()| self.receive(live));
+            }
             if done.is_err() {
                 live.irq.device_is_broken();
             }

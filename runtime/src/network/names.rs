@@ -5,32 +5,41 @@ use std::net::IpAddr;
 
 use proto::spec::Mount;
 
-use super::network::Lease;
 use crate::plan::{LOCALHOST, file};
 
 /// Where a machine's own list of name servers is, and the one to take if that names a server of the machine's
 /// own, which no guest can ask.
 const RESOLV_CONF: [&str; 2] = ["/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"];
 
-/// `/etc/hosts` and `/etc/resolv.conf` for a container, which knows those who are on its network.
-pub(super) fn files(hostname: &str, lease: &Lease, others: &[Lease]) -> Vec<Mount> {
-    let texts = RESOLV_CONF.map(|path| fs::read_to_string(path).unwrap_or_default());
-    vec![
-        file("/etc/hosts", hosts(hostname, lease, others)),
-        file("/etc/resolv.conf", resolv_conf(&texts)),
-    ]
+/// Whom a container's resolver asks.
+pub(super) enum Servers {
+    /// The machine's own.
+    Machines,
+    /// This one, which asks for it.
+    One(IpAddr),
 }
 
-fn hosts(hostname: &str, lease: &Lease, others: &[Lease]) -> String {
-    let mut text = LOCALHOST.to_owned();
-    let mut line = |lease: &Lease, names: &str| {
-        text.push_str(&format!("{}\t{names}\n{}\t{names}\n", lease.ip4, lease.ip6));
+/// `/etc/hosts`, with these names and no others but that of the guest itself, and `/etc/resolv.conf` for a
+/// container.
+pub(super) fn files(known: &[(IpAddr, String)], servers: &Servers) -> Vec<Mount> {
+    let texts = RESOLV_CONF.map(|path| fs::read_to_string(path).unwrap_or_default());
+    let resolv_conf = match servers {
+        Servers::Machines => resolv_conf(&texts),
+        Servers::One(server) => asked_of(*server, &texts[0]),
     };
-    line(lease, &format!("{hostname} {}", lease.name));
-    for other in others.iter().filter(|other| other.ip4 != lease.ip4) {
-        line(other, &other.name);
-    }
-    text
+    vec![file("/etc/hosts", hosts(known)), file("/etc/resolv.conf", resolv_conf)]
+}
+
+fn hosts(known: &[(IpAddr, String)]) -> String {
+    let lines = known.iter().map(|(address, names)| format!("{address}\t{names}\n"));
+    std::iter::once(LOCALHOST.to_owned()).chain(lines).collect()
+}
+
+/// What a text says, but for the servers.
+fn asked_of(server: IpAddr, text: &str) -> String {
+    let says_more = |line: &&str| line.starts_with("search") || line.starts_with("options");
+    let rest = text.lines().filter(says_more).map(|line| format!("{line}\n"));
+    std::iter::once(format!("nameserver {server}\n")).chain(rest).collect()
 }
 
 /// The first text that names a server which a guest can ask, without those that it cannot.
@@ -50,7 +59,6 @@ fn resolv_conf(texts: &[String]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::network::testing::lease;
     use super::*;
 
     #[test]
@@ -62,10 +70,9 @@ mod tests {
     }
 
     #[test]
-    fn a_container_knows_itself_and_its_neighbours() {
-        let text = hosts("box", &lease(2), &[lease(2), lease(3)]);
-        assert!(text.contains("\n10.190.7.2\tbox c2\n"), "{text}");
-        assert!(text.ends_with("10.190.7.3\tc3\nfd4d:5600:7::3\tc3\n"), "{text}");
-        assert_eq!(text.matches("c2").count(), 2);
+    fn one_server_is_asked_in_the_machines_own_words() {
+        let text = "# by resolved\nnameserver 127.0.0.53\nsearch lan\noptions edns0\n";
+        let asked = "nameserver 192.0.2.3\nsearch lan\noptions edns0\n";
+        assert_eq!(asked_of([192, 0, 2, 3].into(), text), asked);
     }
 }

@@ -1,0 +1,42 @@
+//! Network cards.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Inherited, Limits};
+
+/// What is behind a network card.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WireSpec {
+    /// A tap, opened for reading and writing, with `IFF_TAP`, `IFF_NO_PI` and `IFF_VNET_HDR`.
+    Tap(Inherited),
+    /// A connected `SOCK_STREAM` socket to a network stack in user space, with each frame behind its length in
+    /// four bytes, the highest first. Nothing of a frame can be left to that stack to do: what a guest leaves to
+    /// it is lost.
+    Stream(Inherited),
+}
+
+impl WireSpec {
+    pub(super) fn descriptor(self) -> Inherited {
+        match self {
+            Self::Tap(descriptor) | Self::Stream(descriptor) => descriptor,
+        }
+    }
+}
+
+/// A card in a network slot: a virtio-net device and the wire behind it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetSpec {
+    /// Its wire.
+    pub wire: WireSpec,
+    /// What a driver that starts finds as its own address.
+    pub mac: [u8; 6],
+    /// What it finds as the longest packet, without Ethernet's header.
+    pub mtu: u16,
+    /// How fast frames come to the guest. Those that have to wait do so in the wire, as far as that has room.
+    #[serde(default)]
+    pub to_guest: Limits,
+    /// And how fast they leave it. Those that have to wait stay in its queue.
+    #[serde(default)]
+    pub from_guest: Limits,
+}
