@@ -69,16 +69,20 @@ pub(crate) struct Spread {
     pub(crate) max_ns: u64,
 }
 
+/// The middle one of several figures: one that was measured.
+pub(crate) fn median(mut figures: Vec<u64>) -> Option<u64> {
+    figures.sort_unstable();
+    figures.get(figures.len() / 2).copied()
+}
+
 impl Series {
     /// `None` if it failed.
     pub(crate) fn spread(&self) -> Option<Spread> {
         let Outcome::ElapsedNs(times) = &self.outcome else { return None };
-        let mut sorted = times.clone();
-        sorted.sort_unstable();
         Some(Spread {
-            min_ns: *sorted.first()?,
-            median_ns: sorted[sorted.len() / 2],
-            max_ns: *sorted.last()?,
+            min_ns: *times.iter().min()?,
+            median_ns: median(times.clone())?,
+            max_ns: *times.iter().max()?,
         })
     }
 }

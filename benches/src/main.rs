@@ -1,6 +1,6 @@
 //! The stopwatch: how long a container's start takes, beside its peers, on one clock.
 //!
-//! `stopwatch start`, `crowd` and `disks` run where KVM is and print what they measured as JSON; `stopwatch
+//! `stopwatch start`, `crowd`, `disks` and `images` run where KVM is and print what they measured as JSON; `stopwatch
 //! report` turns that into tables and a picture anywhere. `cargo xtask bench` does both, the first in the
 //! emulated host whose clock counts instructions.
 //!
@@ -8,10 +8,12 @@
 
 mod budget;
 mod crowd;
+mod daemon;
 mod disks;
 mod exercise;
 mod exits;
 mod figures;
+mod images;
 mod race;
 mod report;
 mod start;
@@ -39,6 +41,8 @@ enum Wish {
     Crowd(crowd::Arguments),
     /// Read, write, make and remove files on the host and in VMs; figures on standard output
     Disks(disks::Arguments),
+    /// Pull images with microvm, podman and containerd; figures on standard output
+    Images(images::Arguments),
     /// Do something to files, and print how many nanoseconds it took
     Exercise(exercise::Arguments),
     /// Print figures as tables, and hold them against a budget
@@ -52,6 +56,9 @@ enum Wish {
         /// What `stopwatch disks` printed
         #[arg(long, value_name = "FILE")]
         disks: Option<PathBuf>,
+        /// What `stopwatch images` printed
+        #[arg(long, value_name = "FILE")]
+        images: Option<PathBuf>,
         /// The goals
         #[arg(long, value_name = "FILE")]
         budget: PathBuf,
@@ -79,8 +86,9 @@ fn fulfil(wish: Wish) -> Result<ExitCode> {
         Wish::Start(arguments) => print(&start::measure(&arguments)?),
         Wish::Crowd(arguments) => print(&crowd::measure(&arguments)?),
         Wish::Disks(arguments) => print(&disks::measure(&arguments)?),
+        Wish::Images(arguments) => print(&images::measure(&arguments)?),
         Wish::Exercise(arguments) => print(&exercise::exercise(&arguments)?),
-        Wish::Report { start, crowd, disks, budget, svg, check } => {
+        Wish::Report { start, crowd, disks, images, budget, svg, check } => {
             let goals: Vec<budget::Goal> = read(&budget)?;
             let mut verdicts = Vec::new();
             if let Some(file) = &start {
@@ -101,6 +109,9 @@ fn fulfil(wish: Wish) -> Result<ExitCode> {
             }
             if let Some(file) = &disks {
                 print!("{}", report::disks(&read(file)?));
+            }
+            if let Some(file) = &images {
+                print!("{}", images::table(&read(file)?));
             }
             let missed = verdicts.iter().any(|verdict| !verdict.is_kept());
             Ok(if check && missed { ExitCode::FAILURE } else { ExitCode::SUCCESS })

@@ -14,6 +14,7 @@ use crate::figures::Outcome;
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Commands of one program that can be run again and again, one after the other.
+#[derive(Clone)]
 pub(crate) struct Contender {
     pub(crate) program: PathBuf,
     /// What all of them begin with.
@@ -88,14 +89,18 @@ impl Contender {
 
     /// The first line its first command prints on standard output.
     pub(crate) fn first_line(&self) -> Result<String> {
+        Ok(self.words()?.lines().next().unwrap_or_default().to_owned())
+    }
+
+    /// All that its first command prints there.
+    pub(crate) fn words(&self) -> Result<String> {
         let args = self.commands.first().context("no command")?;
         let output =
             self.command(args).output().with_context(|| self.program.display().to_string())?;
         if !output.status.success() {
             bail!("{} {}: {}", self.program.display(), args.join(" "), output.status);
         }
-        let text = String::from_utf8_lossy(&output.stdout);
-        Ok(text.lines().next().unwrap_or_default().to_owned())
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
     fn command(&self, args: &[String]) -> Command {

@@ -190,11 +190,13 @@ fn goals(verdicts: &[Verdict<'_>]) -> String {
     out
 }
 
-fn ms(ns: u64) -> String {
+/// Milliseconds, to the microsecond.
+pub(crate) fn ms(ns: u64) -> String {
     format!("{}.{:03}", ns / 1_000_000, ns / 1_000 % 1_000)
 }
 
-fn line(out: &mut String, text: std::fmt::Arguments<'_>) {
+/// Adds a line.
+pub(crate) fn line(out: &mut String, text: std::fmt::Arguments<'_>) {
     // Writing to a string cannot be refused.
     let _ = writeln!(out, "{text}");
 }

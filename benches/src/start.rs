@@ -142,7 +142,7 @@ pub(crate) struct Ours {
 
 impl Ours {
     /// The one in `outputs`, with everything else in `scratch`.
-    fn new(outputs: &Path, scratch: &Path) -> Self {
+    pub(crate) fn new(outputs: &Path, scratch: &Path) -> Self {
         let below = |name: &str| scratch.join(name).display().to_string();
         Self { program: outputs.join("microvm"), state: below("state"), store: below("store") }
     }
@@ -153,7 +153,7 @@ impl Ours {
     }
 
     /// `microvm` without a verb yet.
-    fn alone(&self) -> Contender {
+    pub(crate) fn alone(&self) -> Contender {
         Contender::of(&self.program, &["--root", &self.state, "--store", &self.store])
     }
 
@@ -214,7 +214,8 @@ pub(crate) fn processors() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
-fn machine() -> Result<Machine> {
+/// What this is measured on.
+pub(crate) fn machine() -> Result<Machine> {
     let read = |path: &str| fs::read_to_string(path).with_context(|| path.to_owned());
     let cpuinfo = read("/proc/cpuinfo")?;
     let model = cpuinfo.lines().find_map(|line| line.strip_prefix("model name\t: "));

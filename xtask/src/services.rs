@@ -5,19 +5,18 @@
 //! pulls them from there into a store that the stories share.
 
 use std::fs;
-use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::thread;
+use std::process::Command;
 
 use anyhow::{Context, Result};
 
 use crate::build::Outputs;
 use crate::cache::{self, Key};
+use crate::registry::{self, Registry};
 use crate::{packages, paths, step};
 
-/// What makes them, carries them, and serves them.
-const TOOLS: &[&str] = &["mmdebstrap", "umoci", "skopeo", "docker-registry"];
+/// What makes them.
+const TOOLS: &[&str] = &["mmdebstrap", "umoci"];
 
 const SUITE: &str = "trixie";
 
@@ -77,7 +76,7 @@ const SERVICES: &[Service] = &[
 
 /// A store with all of them in it, which the `microvm` among `outputs` has pulled.
 pub(crate) fn store(outputs: &Outputs) -> Result<PathBuf> {
-    packages::install(TOOLS)?;
+    registry::install()?;
     let layout = layout()?;
     let microvm = outputs.directory.join("microvm");
     let key = Key::new().part("layout", layout.as_os_str().as_encoded_bytes());
@@ -94,11 +93,8 @@ pub(crate) fn store(outputs: &Outputs) -> Result<PathBuf> {
     fs::create_dir_all(&half).with_context(|| half.display().to_string())?;
     let registry = Registry::serve(&place)?;
     for Service { name, .. } in SERVICES {
-        let image = format!("{}/debian/{name}", registry.host);
-        let mut push = Command::new("skopeo");
-        push.args(["copy", "--quiet", "--insecure-policy", "--dest-tls-verify=false"]);
-        push.arg(format!("oci:{}:{name}", layout.display())).arg(format!("docker://{image}"));
-        step::quiet(&format!("{name}: pushing"), &mut push)?;
+        let from = format!("oci:{}:{name}", layout.display());
+        let image = registry.push(&from, &format!("debian/{name}"))?;
         let call = |words: &[&str]| {
             let mut call = Command::new(&microvm);
             call.arg("--store").arg(&half).args(words);
@@ -113,7 +109,8 @@ pub(crate) fn store(outputs: &Outputs) -> Result<PathBuf> {
 }
 
 /// An OCI layout with all of them in it, from the cache.
-fn layout() -> Result<PathBuf> {
+pub(crate) fn layout() -> Result<PathBuf> {
+    packages::install(TOOLS)?;
     let key = Key::new().part("recipe", include_str!("services.rs"));
     Ok(cache::entry("services", &key, build)?.join("layout"))
 }
@@ -158,47 +155,4 @@ fn build(entry: &Path) -> Result<()> {
         fs::remove_file(&tar).with_context(|| tar.display().to_string())?;
     }
     step::quiet("images of services: tidying", &mut umoci(&["gc", "--layout"], &place))
-}
-
-/// A registry on loopback, as long as it lives.
-struct Registry {
-    process: Child,
-    host: String,
-}
-
-impl Registry {
-    /// With its files below `place`.
-    fn serve(place: &Path) -> Result<Self> {
-        let config = place.join("registry.yml");
-        let rootdirectory = place.join("registry");
-        let said = format!(
-            "version: 0.1\nlog: {{ level: info, formatter: text }}\n\
-             storage: {{ filesystem: {{ rootdirectory: {} }} }}\nhttp: {{ addr: 127.0.0.1:0 }}\n",
-            rootdirectory.display()
-        );
-        fs::write(&config, said).with_context(|| config.display().to_string())?;
-        let mut serve = Command::new("setpriv");
-        serve.args(["--pdeathsig", "KILL", "docker-registry", "serve"]).arg(&config);
-        serve.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
-        let mut process = serve.spawn().context("docker-registry")?;
-        let log = process.stderr.take().context("docker-registry says nothing")?;
-        let mut registry = Self { process, host: String::new() };
-        let mut lines = BufReader::new(log).lines().map_while(Result::ok);
-        let line = lines.find(|line| line.contains("listening on "));
-        let host = line.as_ref().and_then(|line| {
-            line.split_once("listening on ")?.1.split(['"', ',']).next().map(str::to_owned)
-        });
-        registry.host = host.context("docker-registry ended")?;
-        // Nobody else reads what it says, and it must not stop for that.
-        thread::spawn(move || lines.for_each(drop));
-        Ok(registry)
-    }
-}
-
-impl Drop for Registry {
-    fn drop(&mut self) {
-        // It may have ended by itself, which is as well.
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
 }
