@@ -163,6 +163,11 @@ impl Member {
         Ok(Self { file, offset: 0, bytes })
     }
 
+    /// The same bytes for another reader.
+    pub(crate) fn again(&self) -> io::Result<Self> {
+        Ok(Self { file: self.file.try_clone()?, ..*self })
+    }
+
     /// How many bytes there are.
     pub(crate) fn length(&self) -> u64 {
         self.bytes

@@ -1,10 +1,13 @@
-//! One layer, checked against everything that is said about it while it streams into
-//! the tree.
+//! One layer, checked while it streams into the tree.
 //!
 //! ```text
-//!   member ──► digest ──► unpack ──► diff_id, limits ──► tar entries ──► merge
-//!                                                                     └─ data ──► spool
+//!   member ──► unpack ──► diff_id, limits ──► tar entries ──► merge
+//!                                                          └─ data ──► spool
 //! ```
+//!
+//! What it unpacks to is right if the `diff_id` is, which stands in a configuration whose digest is the image's
+//! id. The digest of the blob itself was checked when it came into the store, and is looked at again only when
+//! something is wrong: then it says whether the blob is what it was.
 
 use std::io::{self, BufReader, Read};
 
@@ -45,10 +48,10 @@ pub enum LayerError {
     Spool(#[from] SpoolError),
 }
 
-/// Puts the layer in `member`, which is `digest` and unpacks to `diff_id`, on top of `merge`, with the data
-/// of its files in `spool`.
+/// Puts the layer in `member`, which came as `digest` and unpacks to `diff_id`, on top of `merge`, with the data
+/// of its files in `spool`. After an error the tree is of no use.
 pub(crate) fn unpack(
-    member: Member,
+    mut member: Member,
     digest: Digest,
     diff_id: Digest,
     merge: &mut Merge,
@@ -57,19 +60,18 @@ pub(crate) fn unpack(
 ) -> Result<(), LayerError> {
     budget.add_packed(member.length());
     merge.begin_layer();
-    let mut packed = Hashed::new(member);
-    let unpacked = unpack_entries(&mut packed, merge, spool, budget);
-    // A wrong digest explains whatever else went wrong, so the blob is read to its end in any case.
-    io::copy(&mut packed, &mut io::sink()).map_err(LayerError::Read)?;
-    let found = packed.digest();
-    if found != digest {
-        return Err(LayerError::WrongDigest { found });
-    }
-    let (said, found) = (diff_id, unpacked?);
-    match said == found {
-        true => Ok(()),
-        false => Err(LayerError::WrongDiffId { said, found }),
-    }
+    let again = member.again().map_err(LayerError::Read)?;
+    let unpacked = unpack_entries(&mut member, merge, spool, budget).and_then(|found| {
+        let said = diff_id;
+        if said == found { Ok(()) } else { Err(LayerError::WrongDiffId { said, found }) }
+    });
+    unpacked.or_else(|error| {
+        // A wrong digest explains whatever else went wrong.
+        let mut packed = Hashed::new(again);
+        io::copy(&mut packed, &mut io::sink()).map_err(LayerError::Read)?;
+        let found = packed.digest();
+        Err(if found == digest { error } else { LayerError::WrongDigest { found } })
+    })
 }
 
 /// Puts the entries of what `packed` unpacks to on top of `merge`. Returns the digest of all of that.

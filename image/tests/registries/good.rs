@@ -9,7 +9,7 @@ use std::thread;
 use image::{Credentials, Digest, Platform, Store};
 use serde_json::json;
 
-use crate::place::{Ear, Place};
+use crate::place::{Ear, Place, chain};
 use crate::shelf::{
     Answer, DOCKER_MANIFEST, HERE, INDEX, MANIFEST, Made, Server, Way, descriptor, honest, layer,
 };
@@ -21,6 +21,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("an_index_gives_the_image_of_the_platform_that_was_asked_for", platforms),
     ("a_digest_is_pulled_and_found_by_the_digest", by_digest),
     ("images_that_share_a_layer_share_the_work", shared_layer),
+    ("a_layer_that_was_damaged_in_the_store_is_named_and_brought_again", damaged),
     ("a_broken_layer_goes_on_where_it_broke_off", goes_on),
     ("a_registry_that_gives_no_parts_gives_the_whole", no_parts),
     ("two_who_pull_the_same_share_the_work", two_at_once),
@@ -123,6 +124,25 @@ fn shared_layer() {
     assert_eq!(place.names_in("blobs/sha256").len(), 2);
     place.store.remove(&second.image()).unwrap();
     assert_eq!(place.names_in("blobs/sha256"), [""; 0]);
+}
+
+fn damaged() {
+    let place = Place::new();
+    let base = layer("base", 5000);
+    let one = Made::of(vec![base.clone()], HERE);
+    let two = Made::of(vec![base.clone(), layer("two", 10)], HERE);
+    let (first, second) = (Server::honest(&one), Server::honest(&two));
+    place.pull(&first.image()).unwrap();
+    let mut bytes = base.clone();
+    bytes[700] ^= 1;
+    let digest = Digest::of(&base);
+    fs::write(place.root().join("blobs/sha256").join(digest.hex()), &bytes).unwrap();
+    let said = chain(&place.pull(&second.image()).unwrap_err());
+    let found = Digest::of(&bytes);
+    let wanted = format!("layer {digest}: its content has the digest {found}");
+    assert!(said.ends_with(&wanted), "{said}");
+    place.pull(&second.image()).unwrap();
+    assert_eq!(fs::read(place.root().join("blobs/sha256").join(digest.hex())).unwrap(), base);
 }
 
 fn goes_on() {
