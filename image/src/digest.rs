@@ -1,9 +1,10 @@
 //! SHA-256 digests, as OCI writes them: `sha256:` and 64 small hexadecimal digits.
 
 use std::fmt;
+use std::io::{self, Read};
 use std::str::FromStr;
 
-use sha2::Digest as _;
+use ring::digest::{Context, SHA256, SHA256_OUTPUT_LEN};
 
 /// The SHA-256 of some bytes.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -17,7 +18,9 @@ pub struct BadDigest(pub String);
 impl Digest {
     /// Of `bytes`.
     pub fn of(bytes: &[u8]) -> Self {
-        Self(sha2::Sha256::digest(bytes).into())
+        let mut hasher = Hasher::new();
+        hasher.update(bytes);
+        hasher.finish()
     }
 
     /// The 64 digits alone, as they name files.
@@ -46,9 +49,52 @@ impl Digest {
     }
 }
 
-impl From<sha2::Sha256> for Digest {
-    fn from(hasher: sha2::Sha256) -> Self {
-        Self(hasher.finalize().into())
+/// The digest of bytes that come one after the other.
+///
+/// It is `ring`'s, which TLS brings in any case: a processor without instructions for SHA-256 has vector code there
+/// (docs/adr/0008).
+#[derive(Clone)]
+pub(crate) struct Hasher(Context);
+
+impl Hasher {
+    /// Of nothing yet.
+    pub(crate) fn new() -> Self {
+        Self(Context::new(&SHA256))
+    }
+
+    pub(crate) fn update(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    pub(crate) fn finish(self) -> Digest {
+        let mut bytes = [0; SHA256_OUTPUT_LEN];
+        // SHA-256 is as long as that.
+        bytes.copy_from_slice(self.0.finish().as_ref());
+        Digest(bytes)
+    }
+}
+
+/// A reader that knows the digest of what went through it.
+pub(crate) struct Hashed<R> {
+    pub(crate) source: R,
+    hasher: Hasher,
+}
+
+impl<R: Read> Hashed<R> {
+    pub(crate) fn new(source: R) -> Self {
+        Self { source, hasher: Hasher::new() }
+    }
+
+    pub(crate) fn digest(self) -> Digest {
+        self.hasher.finish()
+    }
+}
+
+impl<R: Read> Read for Hashed<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.source.read(buffer)?;
+        self.hasher.update(&buffer[..count]);
+        Ok(count)
     }
 }
 

@@ -11,9 +11,8 @@
 
 use std::io::{self, BufReader, Read};
 
-use sha2::Digest as _;
-
 use crate::archive::Member;
+use crate::digest::Hashed;
 use crate::limits::Budget;
 use crate::merge::{Merge, MergeError};
 use crate::packing::{UnknownPacking, Unpacked};
@@ -127,30 +126,6 @@ fn set_aside<R: Source>(
         at += room as u64;
     }
     Ok(())
-}
-
-/// A reader that knows the digest of what went through it.
-struct Hashed<R> {
-    source: R,
-    hasher: sha2::Sha256,
-}
-
-impl<R: Read> Hashed<R> {
-    fn new(source: R) -> Self {
-        Self { source, hasher: sha2::Sha256::new() }
-    }
-
-    fn digest(self) -> Digest {
-        self.hasher.into()
-    }
-}
-
-impl<R: Read> Read for Hashed<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let count = self.source.read(buffer)?;
-        self.hasher.update(&buffer[..count]);
-        Ok(count)
-    }
 }
 
 impl<R: Read> Source for Hashed<R> {}

@@ -3,10 +3,9 @@
 use std::fs::File;
 use std::io;
 
-use sha2::Digest as _;
-
 use super::format::BLOCK_BYTES;
 use crate::Digest;
+use crate::digest::Hasher;
 use crate::spool::write_with_holes;
 
 const BUFFER_BYTES: usize = 64 * BLOCK_BYTES as usize;
@@ -19,7 +18,7 @@ pub(super) struct Sink<'a> {
     flushed: u64,
     first_block: Vec<u8>,
     /// Of what was flushed; `None` once it was asked.
-    hasher: Option<sha2::Sha256>,
+    hasher: Option<Hasher>,
 }
 
 impl<'a> Sink<'a> {
@@ -30,7 +29,7 @@ impl<'a> Sink<'a> {
             filled: 0,
             flushed: 0,
             first_block: Vec::new(),
-            hasher: Some(sha2::Sha256::new()),
+            hasher: Some(Hasher::new()),
         }
     }
 
@@ -68,7 +67,7 @@ impl<'a> Sink<'a> {
     /// The digest of everything so far. What follows is not hashed.
     pub(super) fn digest(&mut self) -> io::Result<Digest> {
         self.flush()?;
-        Ok(self.hasher.take().unwrap_or_default().into())
+        Ok(self.hasher.take().unwrap_or_else(Hasher::new).finish())
     }
 
     /// Writes out what is left. Returns the first block.

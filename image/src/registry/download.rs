@@ -6,13 +6,13 @@ use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 use std::time::Instant;
 
-use sha2::{Digest as _, Sha256};
 use ureq::http::{StatusCode, header};
 
 use super::error::RegistryError;
 use super::repository::{Asked, Repository, shown};
 use super::{PullError, Sources};
 use crate::Digest;
+use crate::digest::Hasher;
 
 /// A connection that brings this much was worth making.
 const FRUITFUL_BYTES: u64 = 1 << 20;
@@ -31,7 +31,7 @@ pub(crate) struct Blob {
 struct Arrival<'a> {
     blob: Blob,
     file: &'a File,
-    hasher: Sha256,
+    hasher: Hasher,
     came: u64,
     /// Some of it was in the file before.
     inherited: bool,
@@ -67,7 +67,7 @@ impl Sources<'_> {
 impl<'a> Arrival<'a> {
     /// Goes on from what is in the file.
     fn inherit(blob: Blob, file: &'a File) -> io::Result<Self> {
-        let mut arrival = Self { blob, file, hasher: Sha256::new(), came: 0, inherited: false };
+        let mut arrival = Self { blob, file, hasher: Hasher::new(), came: 0, inherited: false };
         let there = file.metadata()?.len();
         if there > blob.bytes {
             arrival.begin_again()?;
@@ -88,7 +88,7 @@ impl<'a> Arrival<'a> {
 
     fn begin_again(&mut self) -> io::Result<()> {
         self.file.set_len(0)?;
-        (self.hasher, self.came, self.inherited) = (Sha256::new(), 0, false);
+        (self.hasher, self.came, self.inherited) = (Hasher::new(), 0, false);
         Ok(())
     }
 
@@ -104,7 +104,7 @@ impl<'a> Arrival<'a> {
             let before = self.came;
             match self.connect(repository, arrived, url) {
                 Ok(()) => {
-                    let (said, found) = (self.blob.digest, self.hasher.clone().into());
+                    let (said, found) = (self.blob.digest, self.hasher.clone().finish());
                     if said == found {
                         return Ok(());
                     }

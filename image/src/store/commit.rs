@@ -10,6 +10,7 @@ use super::kept::manifest_for;
 use super::make::{MakeError, Parts};
 use super::names::Names;
 use super::{FindError, Image, Store, sync_directory};
+use crate::digest::Hasher;
 use crate::packing::Packing;
 use crate::{BadReference, Digest, LayerError, Reference};
 
@@ -118,19 +119,19 @@ impl Store {
         let io = |source| CommitError::Io { path: tmp.clone(), source };
         layer.rewind().map_err(io)?;
         let mut copy = tempfile::NamedTempFile::new_in(&tmp).map_err(io)?;
-        let mut hasher = <sha2::Sha256 as sha2::Digest>::new();
+        let mut hasher = Hasher::new();
         let (mut buffer, mut bytes) = (vec![0; 1 << 17], 0);
         loop {
             let count = layer.read(&mut buffer).map_err(io)?;
             if count == 0 {
                 break;
             }
-            sha2::Digest::update(&mut hasher, &buffer[..count]);
+            hasher.update(&buffer[..count]);
             copy.write_all(&buffer[..count]).map_err(io)?;
             bytes += count as u64;
         }
         copy.as_file().sync_all().map_err(io)?;
-        let digest: Digest = hasher.into();
+        let digest = hasher.finish();
         let blob = self.blob(digest);
         let at = |source| CommitError::Io { path: blob.clone(), source };
         copy.persist(&blob).map_err(|error| at(error.error))?;

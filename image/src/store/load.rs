@@ -4,13 +4,12 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
-use sha2::{Digest as _, Sha256};
-
 use super::kept::manifest_for;
 use super::make::{MakeError, Parts};
 use super::names::Names;
 use super::{Image, LoadError, Lock, Store, sync_directory};
 use crate::archive::Archive;
+use crate::digest::Hasher;
 use crate::manifest::{self, LayerFile, Manifest};
 use crate::packing::Packing;
 use crate::{Digest, LayerError, Platform, Reference};
@@ -147,12 +146,12 @@ enum Side {
 }
 
 fn copy_and_digest(from: &mut impl Read, to: &mut File) -> Result<(Digest, Packing), Side> {
-    let mut hasher = Sha256::new();
+    let mut hasher = Hasher::new();
     let mut packing = None;
     let mut buffer = vec![0; 1 << 17];
     loop {
         match from.read(&mut buffer) {
-            Ok(0) => return Ok((hasher.into(), packing.unwrap_or(Packing::None))),
+            Ok(0) => return Ok((hasher.finish(), packing.unwrap_or(Packing::None))),
             Ok(count) => {
                 packing.get_or_insert_with(|| Packing::of(&buffer[..count]));
                 hasher.update(&buffer[..count]);

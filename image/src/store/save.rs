@@ -8,11 +8,10 @@ use std::fs::File;
 use std::io::{self, BufReader, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 
-use sha2::{Digest as _, Sha256};
-
 use super::kept::Kept;
 use super::names::Names;
 use super::{FindError, Store};
+use crate::digest::Hashed;
 use crate::packing::{UnknownPacking, Unpacked};
 use crate::{BadReference, Digest, Reference};
 
@@ -204,9 +203,9 @@ impl Archive<'_> {
         if file.metadata().map_err(io)?.len() != bytes {
             return Err(damaged());
         }
-        let mut source = Hashed { source: file, hasher: Sha256::new() };
+        let mut source = Hashed::new(file);
         self.member(name, bytes, &mut source).map_err(SaveError::Write)?;
-        match Digest::from(source.hasher) == digest {
+        match source.digest() == digest {
             true => Ok(()),
             false => Err(damaged()),
         }
@@ -227,12 +226,12 @@ impl Archive<'_> {
         let io = |source| SaveError::Io { path: path.to_owned(), source };
         let packing = |source| SaveError::Packing { path: path.to_owned(), source };
         let source = Unpacked::new(BufReader::new(file)).map_err(io)?.map_err(packing)?;
-        let mut source = Hashed { source, hasher: Sha256::new() };
+        let mut source = Hashed::new(source);
         let scratch_io = |source| SaveError::Io { path: scratch.to_owned(), source };
         let mut plain = tempfile::tempfile_in(scratch).map_err(scratch_io)?;
         // What it unpacks to was within the limits when the image was made, and it is still the same.
         let bytes = io::copy(&mut source, &mut plain).map_err(io)?;
-        if Digest::from(source.hasher) != diff_id {
+        if source.digest() != diff_id {
             return Err(SaveError::Damaged { path: path.to_owned() });
         }
         plain.rewind().map_err(scratch_io)?;
@@ -244,20 +243,6 @@ impl Archive<'_> {
         header.set_size(bytes);
         header.set_mode(0o644);
         self.tar.append_data(&mut header, name, content)
-    }
-}
-
-/// A reader that knows the digest of what went through it.
-struct Hashed<R> {
-    source: R,
-    hasher: Sha256,
-}
-
-impl<R: Read> Read for Hashed<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let count = self.source.read(buffer)?;
-        self.hasher.update(&buffer[..count]);
-        Ok(count)
     }
 }
 
