@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt::Write;
 
-use super::exceptions::{EXCEPTIONS, Exception};
+use super::exceptions::{EXCEPTIONS, Exception, RACES};
 use super::outcome::{Answers, Outcome};
 use super::suites::Suite;
 use super::{OURS, RUNTIMES, Said};
@@ -40,8 +40,10 @@ impl<'a> Report<'a> {
         };
         let was_run =
             |exception: &&Exception| tables.iter().any(|(suite, _)| suite.name == exception.suite);
-        let stale =
-            EXCEPTIONS.iter().filter(|one| whole && unknown == 0 && was_run(one) && !is_used(one));
+        let is_race = |exception: &&Exception| RACES.contains(&(exception.suite, exception.test));
+        let stale = EXCEPTIONS
+            .iter()
+            .filter(|one| whole && unknown == 0 && was_run(one) && !is_used(one) && !is_race(one));
         Self { stale: stale.collect(), unknown, tables }
     }
 
