@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::exercise::Way;
 use crate::exits;
+use crate::inside::{self, PROGRAM, borrowed};
 use crate::race::Contender;
 use crate::start::{Ours, Place};
 
@@ -60,9 +61,6 @@ pub(crate) const SHARE: &str = "virtio-fs";
 /// Where the files are in a container.
 const DATA: &str = "/data";
 
-/// Where this program is in a container.
-const PROGRAM: &str = "/stopwatch";
-
 /// Measures all ways.
 pub(crate) fn measure(arguments: &Arguments) -> Result<Disks> {
     let place = &arguments.place;
@@ -73,7 +71,6 @@ pub(crate) fn measure(arguments: &Arguments) -> Result<Disks> {
 
 fn row(way: Way, place: &Place, ours: &Ours) -> Result<Row> {
     let count = way.usual();
-    let program = std::env::current_exe().context("this program")?;
     let shared = place.scratch.join("shared");
     let words = |at: &str, count: usize| {
         let word = way.to_possible_value().map(|value| value.get_name().to_owned());
@@ -81,9 +78,10 @@ fn row(way: Way, place: &Place, ours: &Ours) -> Result<Row> {
         ["exercise", &word, "--place", at, "--count", &count.to_string()].map(str::to_owned)
     };
     let on_host = words(&shared.display().to_string(), count);
-    let host_ns = clean(&shared, || said(&Contender::new(&program, &borrowed(&on_host))))?;
+    let host_ns =
+        clean(&shared, || said(&Contender::new(inside::on_host()?, &borrowed(&on_host))))?;
 
-    let binding = format!("{}:{PROGRAM}:ro", program.display());
+    let binding = inside::binding()?;
     let sharing = format!("{}:{DATA}", shared.display());
     let mut guest = BTreeMap::new();
     for (on, options) in [(BLOCK, ["--storage", "size=1g"]), (SHARE, ["-v", &sharing])] {
@@ -123,8 +121,4 @@ fn said(contender: &Contender) -> Result<u64> {
     let ns = line.parse().with_context(|| format!("{line:?} is no number of nanoseconds"))?;
     ensure!(ns > 0, "it took no time");
     Ok(ns)
-}
-
-fn borrowed(words: &[String]) -> Vec<&str> {
-    words.iter().map(String::as_str).collect()
 }

@@ -1,12 +1,13 @@
 //! The stopwatch: how long a container's start takes, beside its peers, on one clock.
 //!
-//! `stopwatch start`, `crowd`, `disks` and `images` run where KVM is and print what they measured as JSON; `stopwatch
-//! report` turns that into tables and a picture anywhere. `cargo xtask bench` does both, the first in the
+//! `stopwatch start`, `crowd`, `disks`, `images` and `network` run where KVM is and print what they measured as JSON;
+//! `stopwatch report` turns that into tables and a picture anywhere. `cargo xtask bench` does both, the first in the
 //! emulated host whose clock counts instructions.
 //!
 //! It drives built files as a person would, and knows nothing of their inside.
 
 mod budget;
+mod bundle;
 mod crowd;
 mod daemon;
 mod disks;
@@ -14,10 +15,13 @@ mod exercise;
 mod exits;
 mod figures;
 mod images;
+mod inside;
+mod network;
 mod race;
 mod report;
 mod start;
 mod svg;
+mod talk;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -43,8 +47,12 @@ enum Wish {
     Disks(disks::Arguments),
     /// Pull images with microvm, podman and containerd; figures on standard output
     Images(images::Arguments),
+    /// Talk over the networks of containers, and start some on each; figures on standard output
+    Network(network::Arguments),
     /// Do something to files, and print how many nanoseconds it took
     Exercise(exercise::Arguments),
+    /// Connect to a peer, and do what it says
+    Talk(talk::Arguments),
     /// Print figures as tables, and hold them against a budget
     Report {
         /// What `stopwatch start` printed
@@ -59,6 +67,9 @@ enum Wish {
         /// What `stopwatch images` printed
         #[arg(long, value_name = "FILE")]
         images: Option<PathBuf>,
+        /// What `stopwatch network` printed
+        #[arg(long, value_name = "FILE")]
+        network: Option<PathBuf>,
         /// The goals
         #[arg(long, value_name = "FILE")]
         budget: PathBuf,
@@ -87,8 +98,10 @@ fn fulfil(wish: Wish) -> Result<ExitCode> {
         Wish::Crowd(arguments) => print(&crowd::measure(&arguments)?),
         Wish::Disks(arguments) => print(&disks::measure(&arguments)?),
         Wish::Images(arguments) => print(&images::measure(&arguments)?),
+        Wish::Network(arguments) => print(&network::measure(&arguments)?),
         Wish::Exercise(arguments) => print(&exercise::exercise(&arguments)?),
-        Wish::Report { start, crowd, disks, images, budget, svg, check } => {
+        Wish::Talk(arguments) => talk::talk(&arguments).map(|()| ExitCode::SUCCESS),
+        Wish::Report { start, crowd, disks, images, network, budget, svg, check } => {
             let goals: Vec<budget::Goal> = read(&budget)?;
             let mut verdicts = Vec::new();
             if let Some(file) = &start {
@@ -112,6 +125,9 @@ fn fulfil(wish: Wish) -> Result<ExitCode> {
             }
             if let Some(file) = &images {
                 print!("{}", images::table(&read(file)?));
+            }
+            if let Some(file) = &network {
+                print!("{}", network::table(&read(file)?));
             }
             let missed = verdicts.iter().any(|verdict| !verdict.is_kept());
             Ok(if check && missed { ExitCode::FAILURE } else { ExitCode::SUCCESS })

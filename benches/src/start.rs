@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
-use serde_json::{Value, json};
 
+use crate::bundle::Bundle;
 use crate::exits;
 use crate::figures::{Figures, Machine, Moment, Outcome, Series};
 use crate::race::{Contender, Lap};
@@ -61,7 +61,7 @@ pub(crate) fn measure(arguments: &Arguments) -> Result<Figures> {
     ensure!(arguments.runs > 0, "no figure comes from 0 runs");
     let Place { outputs, scratch } = &arguments.place;
     let ours = arguments.place.ours()?;
-    let bundle = bundle(&outputs.join("demo-rootfs"), scratch)?;
+    let bundle = Bundle::new(&outputs.join("demo-rootfs"), scratch)?.path();
 
     let peer = |name: &'static str| {
         let contender = Contender::new(name, &["run", "--bundle", &bundle, "stopwatch"]);
@@ -165,23 +165,6 @@ impl Ours {
         let text = fs::read_to_string(&file).with_context(|| path)?;
         moments(&text, &lap)
     }
-}
-
-/// A bundle as `runc spec` makes it, for `/bin/true` without a terminal, on a copy of `root`.
-fn bundle(root: &Path, scratch: &Path) -> Result<String> {
-    let bundle = scratch.join("bundle");
-    let path = bundle.display().to_string();
-    fs::create_dir(&bundle).with_context(|| path.clone())?;
-    let (root, copy) = (root.display().to_string(), bundle.join("rootfs").display().to_string());
-    Contender::new("cp", &["-a", &root, &copy]).lap(scratch)?;
-    Contender::new("runc", &["spec", "--bundle", &path]).lap(scratch)?;
-    let config = bundle.join("config.json");
-    let spec = fs::read_to_string(&config).with_context(|| config.display().to_string())?;
-    let mut spec: Value = serde_json::from_str(&spec)?;
-    spec["process"]["terminal"] = json!(false);
-    spec["process"]["args"] = json!(["/bin/true"]);
-    fs::write(&config, spec.to_string()).with_context(|| config.display().to_string())?;
-    Ok(path)
 }
 
 /// A line of the file that `microvm --timeline` writes.

@@ -32,6 +32,8 @@ enum Which {
     Disks,
     /// Images pulled and unpacked by `podman`, containerd and `microvm`: time, and room on the disk
     Images,
+    /// TCP between a container and the host, and what a start costs, by the network that the container is on
+    Network,
 }
 
 impl Which {
@@ -42,6 +44,7 @@ impl Which {
             Self::Crowd => "crowd",
             Self::Disks => "disks",
             Self::Images => "images",
+            Self::Network => "network",
         }
     }
 }
