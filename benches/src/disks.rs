@@ -11,6 +11,7 @@ use crate::exercise::Way;
 use crate::exits;
 use crate::inside::{self, PROGRAM, borrowed};
 use crate::race::Contender;
+use crate::report::{line, ms};
 use crate::start::{Ours, Place};
 
 /// What `stopwatch disks` is told.
@@ -47,16 +48,16 @@ pub(crate) struct Cost {
 }
 
 impl Row {
-    pub(crate) fn ratio(&self, on: &str) -> Option<f64> {
+    fn ratio(&self, on: &str) -> Option<f64> {
         Some(self.guest.get(on)?.ns as f64 / self.host_ns as f64)
     }
 }
 
 /// A disk of the VM's own.
-pub(crate) const BLOCK: &str = "virtio-blk";
+const BLOCK: &str = "virtio-blk";
 
 /// A directory of the host's.
-pub(crate) const SHARE: &str = "virtio-fs";
+const SHARE: &str = "virtio-fs";
 
 /// Where the files are in a container.
 const DATA: &str = "/data";
@@ -73,9 +74,7 @@ fn row(way: Way, place: &Place, ours: &Ours) -> Result<Row> {
     let count = way.usual();
     let shared = place.scratch.join("shared");
     let words = |at: &str, count: usize| {
-        let word = way.to_possible_value().map(|value| value.get_name().to_owned());
-        let word = word.unwrap_or_default();
-        ["exercise", &word, "--place", at, "--count", &count.to_string()].map(str::to_owned)
+        ["exercise", &way.name(), "--place", at, "--count", &count.to_string()].map(str::to_owned)
     };
     let on_host = words(&shared.display().to_string(), count);
     let host_ns =
@@ -113,6 +112,33 @@ fn clean<T>(directory: &std::path::Path, work: impl FnOnce() -> Result<T>) -> Re
     let done = work();
     std::fs::remove_dir_all(directory).with_context(|| directory.display().to_string())?;
     done
+}
+
+/// What files cost, way by way.
+pub(crate) fn table(disks: &Disks) -> String {
+    let mut out = "Files on the host and in a VM: time of all, as a multiple of the host's, and VM exits of each\n\n"
+        .to_owned();
+    let on = [BLOCK, SHARE];
+    let [block, share] = on;
+    line(
+        &mut out,
+        format_args!(
+            "{:<18}{:>7}{:>12}{block:>12}{:>8}{:>8}{share:>12}{:>8}{:>8}",
+            "", "times", "host ms", "x host", "exits", "x host", "exits"
+        ),
+    );
+    for row in &disks.rows {
+        let (name, host_ms) = (row.way.name(), ms(row.host_ns));
+        let mut text = format!("{name:<18}{:>7}{host_ms:>12}", row.count);
+        for on in on {
+            let (Some(cost), Some(ratio)) = (row.guest.get(on), row.ratio(on)) else { continue };
+            let exits = cost.exits as f64 / row.count as f64;
+            text.push_str(&format!("{:>12}{ratio:>8.2}{exits:>8.1}", ms(cost.ns)));
+        }
+        line(&mut out, format_args!("{text}"));
+    }
+    out.push_str("\nThe host's file system is a tmpfs: to read it is to copy memory.\n\n");
+    out
 }
 
 /// The nanoseconds that a command says.

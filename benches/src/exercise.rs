@@ -46,6 +46,11 @@ pub(crate) enum Way {
 }
 
 impl Way {
+    /// What it is called on the command line.
+    pub(crate) fn name(self) -> String {
+        self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
+    }
+
     /// How often it is done for a figure.
     pub(crate) fn usual(self) -> usize {
         match self {

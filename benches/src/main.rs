@@ -121,7 +121,7 @@ fn fulfil(wish: Wish) -> Result<ExitCode> {
                 verdicts.extend(judged);
             }
             if let Some(file) = &disks {
-                print!("{}", report::disks(&read(file)?));
+                print!("{}", disks::table(&read(file)?));
             }
             if let Some(file) = &images {
                 print!("{}", images::table(&read(file)?));

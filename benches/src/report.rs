@@ -2,11 +2,8 @@
 
 use std::fmt::Write;
 
-use clap::ValueEnum;
-
 use crate::budget::Verdict;
 use crate::crowd::{Crowd, Memory};
-use crate::disks::{BLOCK, Disks, SHARE};
 use crate::figures::{Figures, Outcome};
 use crate::start::{LIFE, OURS, life};
 
@@ -79,34 +76,6 @@ fn race(figures: &Figures) -> String {
             ),
         );
     }
-    out
-}
-
-/// What files cost, way by way.
-pub(crate) fn disks(disks: &Disks) -> String {
-    let mut out = "Files on the host and in a VM: time of all, as a multiple of the host's, and VM exits of each\n\n"
-        .to_owned();
-    let on = [BLOCK, SHARE];
-    let [block, share] = on;
-    line(
-        &mut out,
-        format_args!(
-            "{:<18}{:>7}{:>12}{block:>12}{:>8}{:>8}{share:>12}{:>8}{:>8}",
-            "", "times", "host ms", "x host", "exits", "x host", "exits"
-        ),
-    );
-    for row in &disks.rows {
-        let name = row.way.to_possible_value().map(|value| value.get_name().to_owned());
-        let (name, host_ms) = (name.unwrap_or_default(), ms(row.host_ns));
-        let mut text = format!("{name:<18}{:>7}{host_ms:>12}", row.count);
-        for on in on {
-            let (Some(cost), Some(ratio)) = (row.guest.get(on), row.ratio(on)) else { continue };
-            let exits = cost.exits as f64 / row.count as f64;
-            text.push_str(&format!("{:>12}{ratio:>8.2}{exits:>8.1}", ms(cost.ns)));
-        }
-        line(&mut out, format_args!("{text}"));
-    }
-    out.push_str("\nThe host's file system is a tmpfs: to read it is to copy memory.\n\n");
     out
 }
 
