@@ -57,9 +57,9 @@ pub(crate) struct Wishes {
     #[serde(default)]
     pub(crate) tmpfs: Vec<String>,
     /// Put the container on this network: default, one of `microvm network create`, passt, which needs no root, or
-    /// none. What it may receive in
-    /// a second is rx-bps=SIZE bytes and rx-pps=NUMBER packets, and at once rx-bps-burst= and rx-pps-burst=; tx- is
-    /// for what it sends. [default: what MICROVM_NETWORK says, else default, or passt, where this machine can have it]
+    /// none. What it may receive in a second is rx-bps=SIZE bytes and rx-pps=NUMBER packets, and at once
+    /// rx-bps-burst= and rx-pps-burst=; tx- is for what it sends. [default: what MICROVM_NETWORK says, else default,
+    /// or passt, where this machine can have it]
     #[arg(long, value_name = "NAME[,KEY=VALUE...]")]
     #[serde(default)]
     pub(crate) network: Option<String>,

@@ -60,27 +60,24 @@ pub(super) fn mounts(
     Ok((mounts, lent))
 }
 
-/// How much of a mount a word is said of, the last that is said of it: with an `r` before it of all below, too.
+/// How much of a mount a word is said of, unless one of its opposites is said later: with an `r` before it of all
+/// below, too.
 fn extent(options: &[String], word: &str, opposites: &[&str]) -> Extent {
-    let means = |option: &String| {
-        let plain = option.strip_prefix('r').filter(|rest| {
-            // `ro` and `relatime` begin with one of their own.
-            *rest == word || opposites.contains(rest)
-        });
-        let (word_said, extent) = match plain {
-            Some(plain) => (plain, Extent::All),
+    let is_known = |said: &&str| *said == word || opposites.contains(said);
+    let mut extent = Extent::Nothing;
+    for option in options {
+        // `ro` and `relatime` begin with an `r` of their own.
+        let (said, of) = match option.strip_prefix('r').filter(is_known) {
+            Some(said) => (said, Extent::All),
             None => (option.as_str(), Extent::Top),
         };
-        if word_said == word {
-            Some(extent)
-        } else {
-            opposites.contains(&word_said).then_some(Extent::Nothing)
+        if said == word {
+            extent = extent.max(of);
+        } else if is_known(&said) {
+            extent = Extent::Nothing;
         }
-    };
-    options.iter().filter_map(means).fold(Extent::Nothing, |before, now| match (before, now) {
-        (Extent::All, Extent::Top) => Extent::All,
-        (_, now) => now,
-    })
+    }
+    extent
 }
 
 fn text(path: &Path) -> String {

@@ -49,8 +49,8 @@ impl Holds {
     }
 }
 
-/// How much of a share something holds for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// How much of a share something holds for, the more the greater.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) enum Extent {
     /// None of it.
     #[default]

@@ -158,13 +158,9 @@ impl Subscriber for Worker {
         let mut live = self.live.take();
         if let Some(live) = live.as_mut().filter(|live| !live.irq.is_broken()) {
             let transmits = token as usize == TRANSMIT || timer == Some(TRANSMIT);
-            let receives = !transmits;
             let resumes = token == WIRE && self.stuck;
-            let mut done = Ok(());
-            if transmits || resumes {
-                done = self.transmit(live);
-            }
-            if receives {
+            let mut done = if transmits || resumes { self.transmit(live) } else { Ok(()) };
+            if !transmits {
                 done = done.and_then(|()| self.receive(live));
             }
             if done.is_err() {
