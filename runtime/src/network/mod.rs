@@ -18,13 +18,14 @@ mod tap;
 
 use std::fs::{self, File};
 use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::thread;
 
 use netlink::link::Change;
 use netlink::{Errno, Group, Socket};
 use nix::sched::{CloneFlags, setns};
-use proto::network::Network;
+use proto::network::{Address, Interface, Network, Route};
 use proto::spec::Mount;
 
 use self::own::{Newcomer, Registry};
@@ -78,6 +79,60 @@ pub(crate) struct Wiring {
     pub(crate) network: Network,
     /// What was done for them.
     pub(crate) held: Held,
+}
+
+/// What a guest's interface is called where nobody else has given it a name.
+const INTERFACE: &str = "eth0";
+
+/// An address of a guest's, the bits of it that its network has in common, and its way to everywhere else.
+type Home = (IpAddr, u8, IpAddr);
+
+impl Wiring {
+    /// Of a VM with one card at this wire, with this address and longest packet.
+    fn of_one(
+        newcomer: &Newcomer,
+        wire: Wire,
+        (mac, mtu): ([u8; 6], u16),
+        homes: &[Home],
+        held: Held,
+    ) -> Self {
+        let address = |&(ip, prefix, _): &Home| Address {
+            ip,
+            prefix,
+            peer: None,
+            broadcast: None,
+            scope: 0,
+            no_route: false,
+        };
+        let way_out = |&(_, _, gateway): &Home| Route {
+            destination: match gateway {
+                IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+                IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+            },
+            prefix: 0,
+            slot: 0,
+            gateway: Some(gateway),
+            source: None,
+            metric: None,
+            scope: 0,
+            on_link: false,
+        };
+        let interface = Interface {
+            slot: 0,
+            name: INTERFACE.to_owned(),
+            mac,
+            mtu: mtu.into(),
+            finished: matches!(wire, Wire::Stream(_)),
+            addresses: homes.iter().map(address).collect(),
+        };
+        let routes = homes.iter().map(way_out).collect();
+        let &Newcomer { to_guest, from_guest, .. } = newcomer;
+        Self {
+            cards: vec![Card { wire, mac, mtu, to_guest, from_guest }],
+            network: Network { interfaces: vec![interface], routes, neighbours: vec![] },
+            held,
+        }
+    }
 }
 
 /// What was done on the host for a VM's network, and is undone when this is dropped.

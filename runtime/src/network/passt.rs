@@ -9,13 +9,12 @@
 
 use std::fs;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
 use netlink::{Errno, Group, Socket};
-use proto::network::{Address, Interface, Network, Route};
 use proto::spec::Mount;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
@@ -23,9 +22,9 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use super::names::{self, Servers};
 use super::own::{Newcomer, Port, Protocol};
-use super::{Held, NetworkError, Wiring, refused};
+use super::{Held, Home, NetworkError, Wiring, refused};
 use crate::descriptors;
-use crate::vm::{Card, Wire};
+use crate::vm::Wire;
 
 /// What a container says that wants it.
 pub(super) const NAME: &str = "passt";
@@ -35,9 +34,6 @@ pub(super) const PROGRAM: &str = "passt";
 
 /// Whose pid is in there, in the container's directory.
 const PID_FILE: &str = "passt.pid";
-
-/// What a guest's interface is called.
-const INTERFACE: &str = "eth0";
 
 /// The longest packet. passt speaks to the world by sockets, where no packet has a length; between it and the
 /// guest long ones are few.
@@ -78,17 +74,10 @@ pub(super) fn join(newcomer: &Newcomer, dir: &Path) -> Result<(Wiring, Vec<Mount
         socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
             .map_err(refused("a socket for passt"))?;
     let stack = start(newcomer, has_ipv6, theirs, &dir.join(PID_FILE))?;
-    let mac = mac(&newcomer.id);
-    let cards = vec![Card {
-        wire: Wire::Stream(ours),
-        mac,
-        mtu: MTU,
-        to_guest: newcomer.to_guest,
-        from_guest: newcomer.from_guest,
-    }];
     let names = format!("{} {}", newcomer.hostname, newcomer.name);
     let files = names::files(&[(GUEST.into(), names)], &Servers::One(NAMES.into()));
-    let wiring = Wiring { cards, network: told(mac, has_ipv6), held: Held::Stack(stack) };
+    let (wire, about) = (Wire::Stream(ours), (mac(&newcomer.id), MTU));
+    let wiring = Wiring::of_one(newcomer, wire, about, &homes(has_ipv6), Held::Stack(stack));
     Ok((wiring, files))
 }
 
@@ -178,35 +167,11 @@ fn mac(id: &str) -> [u8; 6] {
     [2, b'M', a, b, c, d]
 }
 
-/// What the guest is told.
-fn told(mac: [u8; 6], has_ipv6: bool) -> Network {
-    let address = |ip: IpAddr, prefix| Address {
-        ip,
-        prefix,
-        peer: None,
-        broadcast: None,
-        scope: 0,
-        no_route: false,
-    };
-    let route = |destination: IpAddr, gateway: IpAddr| Route {
-        destination,
-        prefix: 0,
-        slot: 0,
-        gateway: Some(gateway),
-        source: None,
-        metric: None,
-        scope: 0,
-        on_link: false,
-    };
-    let mut addresses = vec![address(GUEST.into(), PREFIX)];
-    let mut routes = vec![route(Ipv4Addr::UNSPECIFIED.into(), GATEWAY.into())];
-    if has_ipv6 {
-        addresses.push(address(GUEST6.into(), PREFIX6));
-        routes.push(route(Ipv6Addr::UNSPECIFIED.into(), GATEWAY6.into()));
-    }
-    let name = INTERFACE.to_owned();
-    let interface = Interface { slot: 0, name, mac, mtu: MTU.into(), finished: true, addresses };
-    Network { interfaces: vec![interface], routes, neighbours: vec![] }
+/// What the guest has, and who leads it elsewhere.
+fn homes(has_ipv6: bool) -> Vec<Home> {
+    let four = (GUEST.into(), PREFIX, GATEWAY.into());
+    let six = has_ipv6.then_some((GUEST6.into(), PREFIX6, GATEWAY6.into()));
+    [four].into_iter().chain(six).collect()
 }
 
 #[cfg(test)]
@@ -238,7 +203,7 @@ mod tests {
 
     #[test]
     fn a_guest_has_an_address_of_ipv6_where_the_machine_has_a_way_out() {
-        let addresses = |has_ipv6| told([2; 6], has_ipv6).interfaces[0].addresses.len();
+        let addresses = |has_ipv6| homes(has_ipv6).len();
         assert_eq!((addresses(false), addresses(true)), (1, 2));
         let told = |has_ipv6| words(&newcomer(&[]), has_ipv6).contains(&"--ipv4-only".to_owned());
         assert_eq!((told(false), told(true)), (true, false));

@@ -23,7 +23,6 @@ use std::process::{Command, Stdio};
 use netlink::address::Address;
 use netlink::link::Change;
 use netlink::{Errno, Group, Socket};
-use proto::network::{Address as Told, Interface, Network as Guests, Route};
 use proto::spec::Mount;
 use vmm::spec::Limits;
 
@@ -33,14 +32,11 @@ pub(crate) use self::registry::{DEFAULT, Registry, RegistryError};
 use self::registry::{Member, Turn};
 use super::names::{self, Servers};
 use super::tap;
-use super::{Held, NetworkError, Wiring, refused};
-use crate::vm::{Card, Wire};
+use super::{Held, Home, NetworkError, Wiring, refused};
+use crate::vm::Wire;
 
 /// The word for being on no network.
 pub(crate) const NONE: &str = "none";
-
-/// What a guest's interface is called.
-const INTERFACE: &str = "eth0";
 
 /// The longest packet.
 const MTU: u16 = 1500;
@@ -132,14 +128,9 @@ pub(crate) fn join(
     let others = turn.leases(&network.name)?;
     drop(turn);
     let files = names::files(&known(&newcomer.hostname, &lease, &others), &Servers::Machines);
-    let cards = vec![Card {
-        wire: Wire::Tap(tap),
-        mac: lease.mac,
-        mtu: MTU,
-        to_guest: newcomer.to_guest,
-        from_guest: newcomer.from_guest,
-    }];
-    let wiring = Wiring { cards, network: told(&network, &lease), held: Held::Place(place) };
+    let wire = Wire::Tap(tap);
+    let homes = homes(&network, &lease);
+    let wiring = Wiring::of_one(newcomer, wire, (lease.mac, MTU), &homes, Held::Place(place));
     Ok((wiring, files))
 }
 
@@ -153,39 +144,12 @@ fn known(hostname: &str, lease: &Lease, others: &[Lease]) -> Vec<(IpAddr, String
     of(lease, format!("{hostname} {}", lease.name)).into_iter().chain(others).collect()
 }
 
-/// What a guest is told.
-fn told(network: &Network, lease: &Lease) -> Guests {
-    let address =
-        |ip, prefix| Told { ip, prefix, peer: None, broadcast: None, scope: 0, no_route: false };
-    let route = |gateway, everywhere| Route {
-        destination: everywhere,
-        prefix: 0,
-        slot: 0,
-        gateway: Some(gateway),
-        source: None,
-        metric: None,
-        scope: 0,
-        on_link: false,
-    };
-    let (four, six) = (network.gateway4(), network.gateway6());
-    Guests {
-        interfaces: vec![Interface {
-            slot: 0,
-            name: INTERFACE.to_owned(),
-            mac: lease.mac,
-            mtu: MTU.into(),
-            finished: false,
-            addresses: vec![
-                address(lease.ip4.into(), network.prefix),
-                address(lease.ip6.into(), network::PREFIX6),
-            ],
-        }],
-        routes: vec![
-            route(four.into(), std::net::Ipv4Addr::UNSPECIFIED.into()),
-            route(six.into(), std::net::Ipv6Addr::UNSPECIFIED.into()),
-        ],
-        neighbours: vec![],
-    }
+/// What a guest has, and who leads it elsewhere.
+fn homes(network: &Network, lease: &Lease) -> [Home; 2] {
+    [
+        (lease.ip4.into(), network.prefix, network.gateway4().into()),
+        (lease.ip6.into(), network::PREFIX6, network.gateway6().into()),
+    ]
 }
 
 /// Makes a network's bridge, if it is not there.
