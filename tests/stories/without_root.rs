@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, UdpSocket};
-use std::os::unix::fs::chown;
+use std::os::unix::fs::{MetadataExt, chown};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -21,8 +21,15 @@ crate::stories![
     passt_ends_with_a_supervisor_that_is_killed,
 ];
 
-/// Who it is, and his group.
+/// Who it is.
 const USER: u32 = 1000;
+
+/// The group that he needs to be in to have a VM, where that is not everybody's: what starts a machine's services says
+/// who may open the device.
+fn group() -> u32 {
+    let device = fs::metadata("/dev/kvm").unwrap();
+    if device.mode() & 0o006 == 0o006 { USER } else { device.gid() }
+}
 
 /// An address of this machine's, for as long as a story lasts.
 const OUTSIDE: &str = "192.0.2.1";
@@ -70,7 +77,7 @@ impl Person {
     fn command<S: AsRef<std::ffi::OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Command {
         let store = self.home.path().join("store");
         let mut command = self.house.command_with_store(&store, args);
-        command.uid(USER).gid(USER).current_dir("/").env("HOME", self.home.path());
+        command.uid(USER).gid(group()).current_dir("/").env("HOME", self.home.path());
         command.env_remove("MICROVM_NETWORK");
         command
     }
