@@ -132,9 +132,9 @@ fn who_is_not_root_reaches_the_world_and_is_reached() {
         stream.read_exact(&mut byte).unwrap();
         asked.extend(byte);
     }
-    stream.write_all(b"HTTP/1.0 200 OK\r\n\r\n").unwrap();
+    write!(stream, "HTTP/1.0 200 OK\r\nContent-Length: {BYTES}\r\n\r\n").unwrap();
     std::io::copy(&mut std::io::repeat(0).take(BYTES), &mut stream).unwrap();
-    drop(stream);
+    // The visitor hangs up first: passt of Debian 13 says only once that the world did, also where nobody heard it.
     assert_eq!(visitor.finish().expect_code(0).text(), format!("{BYTES}\n"));
 
     // A question in a packet, and that there is no answer.
