@@ -1,5 +1,5 @@
 //! What files cost in a VM: on a disk of its own, and on the host's file system through virtio-fs, beside the
-//! host's file system itself. A container of runc's has that one, by a bind mount.
+//! host's file system itself, which a container of runc's has by a bind mount, and beside virtiofsd.
 
 use std::collections::BTreeMap;
 
@@ -13,6 +13,7 @@ use crate::inside::{self, PROGRAM, borrowed};
 use crate::race::Contender;
 use crate::report::{line, ms};
 use crate::start::{Ours, Place};
+use crate::virtiofsd::Guest;
 
 /// What `stopwatch disks` is told.
 #[derive(clap::Args)]
@@ -59,6 +60,9 @@ const BLOCK: &str = "virtio-blk";
 /// A directory of the host's.
 const SHARE: &str = "virtio-fs";
 
+/// The same by the server and the VMM of others.
+const PEER: &str = "virtiofsd";
+
 /// Where the files are in a container.
 const DATA: &str = "/data";
 
@@ -66,40 +70,50 @@ const DATA: &str = "/data";
 pub(crate) fn measure(arguments: &Arguments) -> Result<Disks> {
     let place = &arguments.place;
     let ours = place.ours()?;
-    let rows = Way::value_variants().iter().map(|way| row(*way, place, &ours));
+    let peer = Guest::new(&place.outputs, &place.scratch)?;
+    let rows = Way::value_variants().iter().map(|way| row(*way, place, &ours, &peer));
     Ok(Disks { rows: rows.collect::<Result<_>>()? })
 }
 
-fn row(way: Way, place: &Place, ours: &Ours) -> Result<Row> {
+fn row(way: Way, place: &Place, ours: &Ours, peer: &Guest) -> Result<Row> {
     let count = way.usual();
     let shared = place.scratch.join("shared");
     let words = |at: &str, count: usize| {
         ["exercise", &way.name(), "--place", at, "--count", &count.to_string()].map(str::to_owned)
     };
     let on_host = words(&shared.display().to_string(), count);
-    let host_ns =
-        clean(&shared, || said(&Contender::new(inside::on_host()?, &borrowed(&on_host))))?;
+    let host_ns = clean(&shared, || {
+        nanoseconds(&Contender::new(inside::on_host()?, &borrowed(&on_host)).first_line()?)
+    })?;
 
     let binding = inside::binding()?;
     let sharing = format!("{}:{DATA}", shared.display());
+    let in_ours = |options: [&str; 2], count: usize| {
+        let run = ["run", "--rm", "--network", "none", "-v", &binding];
+        let words = words(DATA, count);
+        ours.call(&[&run[..], &options, &["demo", PROGRAM], &borrowed(&words)].concat())
+            .first_line()
+    };
+    let on_block = |count| in_ours(["--storage", "size=1g"], count);
+    let on_share = |count| in_ours(["-v", &sharing], count);
+    let on_peer = |count| peer.says(&shared, &borrowed(&words(Guest::FILES, count)));
+    let ways: [(_, &dyn Fn(usize) -> Result<String>); 3] =
+        [(BLOCK, &on_block), (SHARE, &on_share), (PEER, &on_peer)];
     let mut guest = BTreeMap::new();
-    for (on, options) in [(BLOCK, ["--storage", "size=1g"]), (SHARE, ["-v", &sharing])] {
-        let run = |count: usize| -> Result<Cost> {
-            let run = ["run", "--rm", "--network", "none", "-v", &binding];
-            let words = words(DATA, count);
-            let words = [&run[..], &options, &["demo", PROGRAM], &borrowed(&words)].concat();
+    for (on, run) in ways {
+        let cost = |count| -> Result<Cost> {
             let mut ns = 0;
             let exits = clean(&shared, || {
                 exits::count(|| {
-                    ns = said(&ours.call(&words))?;
+                    ns = nanoseconds(&run(count)?)?;
                     Ok(())
                 })
-            })?;
-            Ok(Cost { ns, exits: exits.values().sum() })
+            });
+            Ok(Cost { ns, exits: exits?.values().sum() })
         };
         // The first makes what the others find: a template, and pages in memory.
-        run(0)?;
-        let (without, with) = (run(0)?, run(count)?);
+        cost(0)?;
+        let (without, with) = (cost(0)?, cost(count)?);
         let exits = with.exits.saturating_sub(without.exits);
         guest.insert(on.to_owned(), Cost { ns: with.ns, exits });
     }
@@ -118,15 +132,12 @@ fn clean<T>(directory: &std::path::Path, work: impl FnOnce() -> Result<T>) -> Re
 pub(crate) fn table(disks: &Disks) -> String {
     let mut out = "Files on the host and in a VM: time of all, as a multiple of the host's, and VM exits of each\n\n"
         .to_owned();
-    let on = [BLOCK, SHARE];
-    let [block, share] = on;
-    line(
-        &mut out,
-        format_args!(
-            "{:<18}{:>7}{:>12}{block:>12}{:>8}{:>8}{share:>12}{:>8}{:>8}",
-            "", "times", "host ms", "x host", "exits", "x host", "exits"
-        ),
-    );
+    let on = [BLOCK, SHARE, PEER];
+    let mut heading = format!("{:<18}{:>7}{:>12}", "", "times", "host ms");
+    for on in on {
+        heading.push_str(&format!("{on:>12}{:>8}{:>8}", "x host", "exits"));
+    }
+    line(&mut out, format_args!("{heading}"));
     for row in &disks.rows {
         let (name, host_ms) = (row.way.name(), ms(row.host_ns));
         let mut text = format!("{name:<18}{:>7}{host_ms:>12}", row.count);
@@ -137,13 +148,15 @@ pub(crate) fn table(disks: &Disks) -> String {
         }
         line(&mut out, format_args!("{text}"));
     }
-    out.push_str("\nThe host's file system is a tmpfs: to read it is to copy memory.\n\n");
+    out.push_str(
+        "\nThe host's file system is a tmpfs: to read it is to copy memory. virtiofsd serves a guest of QEMU's, by its\n\
+         `--cache auto`, which believes attributes for a second; ours asks for those of a file each time.\n\n",
+    );
     out
 }
 
-/// The nanoseconds that a command says.
-fn said(contender: &Contender) -> Result<u64> {
-    let line = contender.first_line()?;
+/// What a command says that it took.
+fn nanoseconds(line: &str) -> Result<u64> {
     let ns = line.parse().with_context(|| format!("{line:?} is no number of nanoseconds"))?;
     ensure!(ns > 0, "it took no time");
     Ok(ns)

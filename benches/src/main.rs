@@ -22,6 +22,7 @@ mod report;
 mod start;
 mod svg;
 mod talk;
+mod virtiofsd;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

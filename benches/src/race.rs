@@ -11,7 +11,7 @@ use crate::figures::Outcome;
 
 /// Where the programs of the race look for others. The environment is otherwise empty, so that the
 /// place it was started from does not count.
-const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+pub(crate) const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Commands of one program that can be run again and again, one after the other.
 #[derive(Clone)]
