@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use tests::{Outcome, Terminal};
+use tests::{House, Outcome, Terminal};
 
 /// The tools that these stories need.
 pub(crate) const TOOLS: [&str; 5] = ["apparmor_parser", "podman", "containerd", "ctr", "buildah"];
@@ -19,6 +19,7 @@ crate::stories![
     podman_s_apparmor_profile_is_the_vm_s,
     podman_checks_health,
     podman_hears_what_a_vm_cannot_do,
+    podman_takes_what_we_saved_and_we_what_it_saved,
     containerd_runs_tasks,
     buildah_builds_and_runs,
 ];
@@ -284,6 +285,32 @@ impl Drop for Containerd {
         let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
         let _ = self.process.wait();
     }
+}
+
+fn podman_takes_what_we_saved_and_we_what_it_saved() {
+    const NAME: &str = "localhost/traveller:1";
+    let house = House::new();
+    let place = tempfile::Builder::new().prefix("story-").tempdir().unwrap();
+    let store = place.path().join("store");
+    let ours = |args: &[&str]| {
+        Outcome::of(&mut house.command_with_store(&store, args)).expect_code(0).text()
+    };
+    ours(&["load", &std::env::var("MICROVM_DEMO").unwrap()]);
+    ours(&["tag", "demo", NAME]);
+    for format in ["docker-archive", "oci-archive"] {
+        let [there, back] =
+            ["there", "back"].map(|way| place.path().join(format!("{way}-{format}")));
+        let [there, back] = [&there, &back].map(|path| path.to_str().unwrap());
+        ours(&["save", "--format", format, "-o", there, NAME]);
+        ours(&["rmi", NAME]);
+        call(&["load", "-q", "-i", there]).expect_code(0);
+        assert_eq!(run(&["--rm", NAME, "echo", "there"]).expect_code(0).text(), "there\n");
+        call(&["save", "-q", "--format", format, "-o", back, NAME]).expect_code(0);
+        call(&["rmi", NAME]).expect_code(0);
+        assert_eq!(ours(&["load", "-i", back]), format!("{NAME}\n"));
+        assert_eq!(ours(&["run", "--rm", NAME, "echo", "back"]), "back\n");
+    }
+    house.expect_nothing_left();
 }
 
 fn containerd_runs_tasks() {

@@ -17,7 +17,8 @@ use crate::{Digest, LayerError, Platform, Reference};
 impl Store {
     /// Takes in every image of `archive` that is for this machine: an OCI layout directory, an OCI
     /// archive or a `docker save` archive. Their names are those the archive gives them, or `name`, if
-    /// it holds exactly one. Those names are taken from the images that had them.
+    /// it holds exactly one. Those names are taken from the images that had them. An image that is given back has
+    /// those of its names alone.
     ///
     /// All of the archive's images are taken in, or none.
     pub fn load(&self, archive: &Path, name: Option<&str>) -> Result<Vec<Image>, LoadError> {
@@ -34,7 +35,7 @@ impl Store {
             only.names = vec![name];
         }
         let lock = self.lock()?;
-        let taken = self.take_in(archive, &opened, &mut manifests, &lock);
+        let taken = self.take_in(archive, &opened, &manifests, &lock);
         // Blobs of an image that was refused, or replaced, are nobody's.
         let collected = self.used_blobs().map(|used| self.collect(&used, &lock));
         let images = taken?;
@@ -46,12 +47,12 @@ impl Store {
         &self,
         path: &Path,
         archive: &Archive,
-        manifests: &mut [Manifest],
+        manifests: &[Manifest],
         lock: &Lock,
     ) -> Result<Vec<Image>, LoadError> {
         let known = Names::read(&self.names_file())?;
         let mut made = Vec::new();
-        for manifest in &*manifests {
+        for manifest in manifests {
             // An id stands for all that is in an image, so one that is there and whole is the same.
             if !self.has(manifest.id, &known) {
                 let parts = self.parts(path, archive, manifest)?;
@@ -64,15 +65,22 @@ impl Store {
             self.move_in(id, directory, lock)?;
         }
         let mut names = known.clone();
-        for manifest in &mut *manifests {
-            for name in manifest.names.drain(..) {
-                names.give(name, manifest.id);
+        for manifest in manifests {
+            for name in &manifest.names {
+                names.give(name.clone(), manifest.id);
             }
         }
         if names != known {
             names.write(&self.names_file(), &self.tmp())?;
         }
-        manifests.iter().map(|manifest| Ok(self.image(manifest.id, &names)?)).collect()
+        let loaded = |manifest: &Manifest| {
+            let mut image = self.image(manifest.id, &names)?;
+            image
+                .names
+                .retain(|name| manifest.names.iter().any(|given| given.to_string() == *name));
+            Ok(image)
+        };
+        manifests.iter().map(loaded).collect()
     }
 
     /// Keeps the layers of an image as blobs.
