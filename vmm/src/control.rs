@@ -2,11 +2,14 @@
 
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use vmm_sys_util::sock_ctrl_msg::ScmSocket;
+
+use crate::devices::net::{Plug, Slot};
 use crate::ending::{Cause, Ends};
 use crate::event_loop::{Interest, Readiness, Subscriber, Watch};
 use crate::spec::{Ending, Order, Report};
@@ -58,6 +61,12 @@ impl Control {
     }
 }
 
+impl ScmSocket for Shared {
+    fn socket_fd(&self) -> RawFd {
+        self.socket.as_raw_fd()
+    }
+}
+
 /// Since some moment before everything, the same for all processes.
 fn monotonic() -> Duration {
     let mut now = MaybeUninit::<libc::timespec>::zeroed();
@@ -68,42 +77,47 @@ fn monotonic() -> Duration {
     Duration::new(now.tv_sec.unsigned_abs(), u32::try_from(now.tv_nsec).unwrap_or(0))
 }
 
-/// Ends the VM when the owner closes its end, or orders it.
+/// Does what the owner orders, and ends the VM when he closes his end.
 pub struct Owner {
     control: Control,
     ends: Ends,
+    slots: Vec<Slot>,
 }
 
 /// The longest order.
 const ORDER_BYTES: usize = 256;
 
 impl Owner {
-    /// Watches the owner's end of `control`.
-    pub fn new(control: Control, ends: Ends, watch: &Watch) -> io::Result<Self> {
+    /// Watches the owner's end of `control`, for a machine with these network slots.
+    pub fn new(control: Control, ends: Ends, slots: Vec<Slot>, watch: &Watch) -> io::Result<Self> {
         watch.add(control.0.socket.as_fd(), 0, Interest::Readable)?;
-        Ok(Self { control, ends })
+        Ok(Self { control, ends, slots })
     }
 }
 
 impl Owner {
-    /// What he says. Every order there is ends this VM in its own way.
+    /// What he says, and the end that follows from it, if one does.
     fn hear(&self) -> Option<Cause> {
-        let (mut packet, socket) = ([0; ORDER_BYTES], self.control.0.socket.as_raw_fd());
-        // SAFETY: `packet` is writable for its length.
-        let heard = unsafe {
-            libc::recv(socket, packet.as_mut_ptr().cast(), packet.len(), libc::MSG_DONTWAIT)
-        };
-        match usize::try_from(heard) {
-            Err(_) if io::Error::last_os_error().kind() == io::ErrorKind::WouldBlock => None,
-            Err(_) | Ok(0) => {
+        let mut packet = [0; ORDER_BYTES];
+        let (length, descriptor) = match self.control.0.recv_with_fd(&mut packet) {
+            Ok((length @ 1.., descriptor)) => (length, descriptor),
+            Ok((0, _)) | Err(_) => {
                 self.control.0.owner_gone.store(true, Ordering::Release);
-                Some(Cause::OwnerGone)
+                return Some(Cause::OwnerGone);
             }
-            Ok(length) => Some(match serde_json::from_slice(&packet[..length]) {
-                Ok(Order::Capture) => Cause::CaptureOrdered,
-                Err(error) => Cause::Failed(format!("the owner's order: {error}")),
-            }),
-        }
+        };
+        let plug = |slot: u8, plug: Option<Plug>| {
+            let known = self.slots.get(usize::from(slot)).ok_or("there is no such slot".to_owned());
+            known.and_then(|known| known.plug(plug).map_err(|error| error.to_string()))
+        };
+        let done = match (serde_json::from_slice(&packet[..length]), descriptor) {
+            (Ok(Order::Capture), _) => return Some(Cause::CaptureOrdered),
+            (Ok(Order::Plug { slot }), Some(tap)) => plug(slot, Some(Plug::Tap(tap.into()))),
+            (Ok(Order::Plug { .. }), None) => Err("no tap came with it".to_owned()),
+            (Ok(Order::Unplug { slot }), _) => plug(slot, None),
+            (Err(error), _) => Err(error.to_string()),
+        };
+        done.err().map(|reason| Cause::Failed(format!("the owner's order: {reason}")))
     }
 }
 

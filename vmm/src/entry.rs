@@ -89,7 +89,6 @@ fn run(spec: &VmSpec, mut inheritance: Inheritance, control: &Control) -> Result
         watch.add(ends.as_fd(), 0, Interest::Edges)?;
         Ok::<_, io::Error>(Woken)
     })?;
-    event_loop.subscribe(|watch| Owner::new(control.clone(), ends.clone(), &watch))?;
 
     let parts = parts(spec, &mut inheritance, control)?;
     let capture = capture_into(spec, &mut inheritance)?;
@@ -107,7 +106,8 @@ fn run(spec: &VmSpec, mut inheritance: Inheritance, control: &Control) -> Result
         start_line: Arc::new(Barrier::new(machine.vcpus.len() + machine.disk_loops.len() + 1)),
         saved_msrs: saved_msrs.into(),
     };
-    let Machine { vcpus, last_words, disk_loops, leave, body, .. } = machine;
+    let Machine { vcpus, last_words, disk_loops, net_slots, leave, body, .. } = machine;
+    event_loop.subscribe(|watch| Owner::new(control.clone(), ends.clone(), net_slots, &watch))?;
     let saving = match capture {
         Some(_) => Saving::Allowed,
         None => Saving::Forbidden,

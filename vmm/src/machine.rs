@@ -152,6 +152,8 @@ pub struct Machine {
     pub last_words: Arc<Mutex<LastWords>>,
     /// What waits for the queues of disks that have threads of their own: one for each of those.
     pub disk_loops: Vec<EventLoop>,
+    /// Its network slots.
+    pub net_slots: Vec<net::Slot>,
     /// To leave the socket device without losing anything.
     pub leave: Leave,
     /// The rest of it.
@@ -231,10 +233,13 @@ pub fn build(parts: Parts, event_loop: &mut EventLoop, ends: &Ends) -> Result<Ma
             Ok(Box::new(Fs::new(states.take()?, server, kicks, event_loop)?))
         })?;
     }
+    let mut net_slots = Vec::with_capacity(parts.nets.len());
     for (slot, card) in parts.nets.into_iter().enumerate() {
         let kicked = if card.is_some() { Kicked::Directly } else { Kicked::ByExit };
         slots.plug(&mut states, net::QUEUE_SIZES, kicked, |states, kicks| {
-            Ok(Box::new(Net::new(states.take()?, slot, card, kicks, event_loop)?))
+            let device = Net::new(states.take()?, slot, card, kicks, event_loop)?;
+            net_slots.push(device.slot(slot));
+            Ok(Box::new(device))
         })?;
     }
     let Slots { bus: memory_bus, words, devices, .. } = slots;
@@ -264,7 +269,7 @@ pub fn build(parts: Parts, event_loop: &mut EventLoop, ends: &Ends) -> Result<Ma
     let (memory_bus, port_bus) = (Arc::new(memory_bus), Arc::new(port_bus));
     let leave = leave.ok_or(BuildError::TooManyDevices)?;
     let body = Body { vm, memory, devices, serial, shape };
-    Ok(Machine { vcpus, memory_bus, port_bus, last_words, disk_loops, leave, body })
+    Ok(Machine { vcpus, memory_bus, port_bus, last_words, disk_loops, net_slots, leave, body })
 }
 
 /// Empty memory and power-on, or what was saved of a machine of this `shape`.

@@ -315,6 +315,17 @@ pub enum Order {
     /// Stop the guest, save the machine where [`VmSpec::capture`] says, and end. A VM that ends first
     /// has not been saved.
     Capture,
+    /// Put the tap that comes with this packet into a network slot, in the place of what is there. It is as
+    /// [`WireSpec::Tap`] has it.
+    Plug {
+        /// Which one.
+        slot: u8,
+    },
+    /// Take away what is in a network slot.
+    Unplug {
+        /// Which one.
+        slot: u8,
+    },
 }
 
 /// What a VMM process says to its owner.

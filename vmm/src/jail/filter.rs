@@ -49,6 +49,20 @@ const EVENT_LOOP_SAVING_IOCTLS: Narrow = (
     ],
 );
 
+/// What it asks of a tap that its owner puts into a slot of a machine that runs: what is done to those that are there
+/// from the beginning before there is a jail.
+const EVENT_LOOP_PLUGGING: [Narrow; 2] = [
+    (
+        libc::SYS_ioctl,
+        &[
+            0x8004_54d2, // TUNGETIFF
+            0x4004_54d8, // TUNSETVNETHDRSZ
+            0x4004_54d0, // TUNSETOFFLOAD
+        ],
+    ),
+    (libc::SYS_fcntl, &[libc::F_GETFD as u64, libc::F_GETFL as u64, libc::F_SETFL as u64]),
+];
+
 /// Whether the machine may be saved. One that holds somebody's secrets and will not be has no use for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Saving {
@@ -131,7 +145,7 @@ pub fn confine_event_loop(saving: Saving) -> Result<(), JailError> {
         Saving::Allowed => {
             confine(&[EVERYONE, DISK, EVENT_LOOP, SAVING], &[CLOSING, EVENT_LOOP_SAVING_IOCTLS])
         }
-        Saving::Forbidden => confine(&[EVERYONE, DISK, EVENT_LOOP], &[CLOSING]),
+        Saving::Forbidden => confine(&[EVERYONE, DISK, EVENT_LOOP], &EVENT_LOOP_PLUGGING),
     }
 }
 

@@ -3,7 +3,8 @@
 //!
 //! A slot is plugged whether it holds a card or not: in an empty one the link is down, and what a driver sends is
 //! lost. A driver reads address and longest packet once, when it starts; one that was saved with an empty slot
-//! and finds a card in it is told of the link alone, and hears the rest from whoever sets it up.
+//! and finds a card in it is told of the link alone, and hears the rest from whoever sets it up. So is one whose slot
+//! gets a wire, or loses it, while it runs ([`Slot`]).
 //!
 //! What of frames is left to the other side goes through as it is: a checksum that is not filled in, a frame
 //! that is to be cut into segments. A wire that cannot do that loses such a frame, and whoever sets up the guest's
@@ -135,8 +136,23 @@ pub struct Net {
     worker: Arc<Mutex<Worker>>,
     mac: [u8; 6],
     mtu: u16,
-    link: bool,
     state: NetState,
+}
+
+/// Where a card's wire is, for whoever plugs another.
+pub struct Slot {
+    number: usize,
+    worker: Arc<Mutex<Worker>>,
+}
+
+impl Slot {
+    /// Puts a wire in the place of what is there, or none: the driver hears that the link is up, or down. Neither its
+    /// limits nor what the driver has found as address and longest packet are others than before.
+    pub fn plug(&self, plug: Option<Plug>) -> Result<(), OpenWireError> {
+        let slot = self.number;
+        let wire = plug.map(|plug| plug.wire(slot)).transpose()?;
+        lock(&self.worker).plug(wire).map_err(|source| OpenWireError::Io { slot, source })
+    }
 }
 
 impl Net {
@@ -166,9 +182,17 @@ impl Net {
         kicks: Kicks,
         event_loop: &mut EventLoop,
     ) -> io::Result<Self> {
-        let link = wire.is_some();
-        let worker = event_loop.subscribe(|watch| Worker::new(wire, limits, kicks, &watch))?;
-        Ok(Self { worker, mac, mtu, link, state })
+        let worker = event_loop.subscribe(|watch| Worker::new(wire, limits, kicks, watch))?;
+        Ok(Self { worker, mac, mtu, state })
+    }
+
+    /// Its slot, which has this number.
+    pub fn slot(&self, number: usize) -> Slot {
+        Slot { number, worker: self.worker.clone() }
+    }
+
+    fn link(&self) -> bool {
+        lock(&self.worker).has_wire()
     }
 }
 
@@ -203,7 +227,7 @@ impl Device for Net {
     /// `struct virtio_net_config` up to `mtu` (5.1.4).
     fn config(&self) -> Vec<u8> {
         let mut config = Vec::from(self.mac);
-        config.extend(if self.link { LINK_UP } else { 0 }.to_le_bytes());
+        config.extend(if self.link() { LINK_UP } else { 0 }.to_le_bytes());
         config.extend(QUEUE_PAIRS.to_le_bytes());
         config.extend(self.mtu.to_le_bytes());
         config
@@ -212,10 +236,11 @@ impl Device for Net {
     fn write_config(&mut self, _: u64, _: &[u8]) {}
 
     fn activate(&mut self, live: Live) {
-        if self.state.known_link.is_some_and(|known| known != self.link) {
+        let link = self.link();
+        if self.state.known_link.is_some_and(|known| known != link) {
             live.irq.config();
         }
-        self.state.known_link = Some(self.link);
+        self.state.known_link = Some(link);
         lock(&self.worker).start(live);
     }
 
@@ -230,7 +255,9 @@ impl Device for Net {
     }
 
     fn save(&self) -> Section {
-        self.state.to_section()
+        // What became of the link since, it was told.
+        let known_link = self.state.known_link.map(|_| self.link());
+        NetState { known_link }.to_section()
     }
 
     fn save_queues(&self) -> Vec<SavedQueue> {

@@ -416,3 +416,31 @@ fn bytes_are_those_of_the_frame_and_each_direction_has_its_own() {
     rig.turn();
     assert_eq!((rig.sending.used().len(), rig.receiving.used().len()), (1, 1));
 }
+
+#[test]
+fn a_driver_at_work_hears_that_its_wire_is_taken_and_that_there_is_another() {
+    let link = |rig: &Rig| rig.device.config()[6];
+    let mut rig = Rig::new();
+    let slot = rig.device.slot(0);
+    assert_eq!((link(&rig), rig.irq.reasons()), (1, 0));
+    slot.plug(None).unwrap();
+    // Its configuration has changed.
+    assert_eq!((link(&rig), rig.irq.reasons()), (0, 2));
+    rig.irq.acknowledge(2);
+    assert_eq!(rig.send([0; HEADER], &frame(60)), Some(vec![]), "the wire is closed");
+    assert_eq!(rig.sending.used().len(), 1, "and the frame is lost");
+
+    let (wire, mut peer) = std::os::unix::net::UnixStream::pair().unwrap();
+    slot.plug(Some(Plug::Stream(wire.into()))).unwrap();
+    assert_eq!((link(&rig), rig.irq.reasons() & 2), (1, 2));
+    rig.send([0; HEADER], &frame(60));
+    let mut got = [0; 64];
+    io::Read::read_exact(&mut peer, &mut got).unwrap();
+    assert_eq!(got[4..], frame(60));
+    rig.receiving.offer(&[(ROOM, 100, true)]);
+    io::Write::write_all(&mut peer, &got).unwrap();
+    rig.turn();
+    assert_eq!(rig.receiving.used(), [(0, 72)]);
+    assert!(slot.plug(Some(Plug::Tap(std::fs::File::open("/dev/null").unwrap().into()))).is_err());
+    assert_eq!(link(&rig), 1, "what is no wire takes nobody's place");
+}

@@ -34,6 +34,7 @@ pub(super) struct Worker {
     /// The wire has no room for the frame that is next from the guest.
     stuck: bool,
     live: Option<Live>,
+    watch: Watch,
 }
 
 impl Worker {
@@ -42,22 +43,35 @@ impl Worker {
         wire: Option<Box<dyn Wire>>,
         limits: [Limits; QUEUES],
         kicks: Kicks,
-        watch: &Watch,
+        watch: Watch,
     ) -> io::Result<Self> {
         for (token, kick) in (0..).zip(kicks.iter()) {
             watch.add(borrow(kick), token, Interest::Readable)?;
         }
         let core = Core::new(wire);
-        if let Some(wire) = core.wire() {
-            watch.add(wire, WIRE, Interest::Edges)?;
-        }
+        watch_wire(&core, &watch)?;
         let [receive, transmit] = limits;
         let gate = |limits: &Limits, queue: usize| -> io::Result<_> {
             let gate = Gate::new(limits).map(Arc::new);
-            gate.map(|gate| TimedGate::new(gate, TIMERS + queue as u32, watch)).transpose()
+            gate.map(|gate| TimedGate::new(gate, TIMERS + queue as u32, &watch)).transpose()
         };
         let gates = [gate(&receive, RECEIVE)?, gate(&transmit, TRANSMIT)?];
-        Ok(Self { core, kicks, gates, admitted: [false; QUEUES], stuck: false, live: None })
+        Ok(Self { core, kicks, gates, admitted: [false; QUEUES], stuck: false, live: None, watch })
+    }
+
+    pub(super) fn has_wire(&self) -> bool {
+        self.core.wire().is_some()
+    }
+
+    /// From now on frames go over this wire, or none does. A driver that works hears of it.
+    pub(super) fn plug(&mut self, wire: Option<Box<dyn Wire>>) -> io::Result<()> {
+        self.core = Core::new(wire);
+        watch_wire(&self.core, &self.watch)?;
+        if let Some(live) = self.live.take() {
+            live.irq.config();
+            self.start(live);
+        }
+        Ok(())
     }
 
     /// From now on it works.
@@ -140,6 +154,11 @@ impl Worker {
         }
         Ok(())
     }
+}
+
+/// Closing a wire ends that.
+fn watch_wire(core: &Core, watch: &Watch) -> io::Result<()> {
+    core.wire().map_or(Ok(()), |wire| watch.add(wire, WIRE, Interest::Edges))
 }
 
 impl Subscriber for Worker {
