@@ -12,6 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, OwnedFd};
 
 use proto::message::{Adoption, Answer, Call, Fault, Hello, ProcessId, Reply};
+use proto::network::Network;
 use proto::stream::Attach;
 use rustix::io::Errno;
 use rustix::net::{SocketFlags, accept_with};
@@ -42,6 +43,8 @@ pub trait Ground {
     fn settle(&mut self) -> Result<(), Refused>;
     /// Makes the guest its host's own. What it is told of stands before it comes back.
     fn adopt(&mut self, adoption: &Adoption) -> Result<(), Refused>;
+    /// Makes the network of an adopted guest another.
+    fn connect(&mut self, network: Network) -> Result<(), Refused>;
 }
 
 /// Why the agent stops running.

@@ -10,6 +10,7 @@ use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use proto::message::Adoption;
+use proto::network::Network;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::netlink::{KOBJECT_UEVENT, SocketAddrNetlink};
@@ -39,6 +40,8 @@ pub struct Kernel {
     news: Option<OwnedFd>,
     /// Network cards that nothing is behind.
     parked: Option<Parked>,
+    /// What the host has said last about the others.
+    network: Network,
 }
 
 impl Ground for Kernel {
@@ -60,7 +63,12 @@ impl Ground for Kernel {
             let disk = format!("vd{letter}");
             self.wait_for(&disk, sectors).map_err(Refused::at(disk))?;
         }
-        network::connect(&adoption.network, self.parked.as_mut())
+        self.connect(adoption.network.clone())
+    }
+
+    fn connect(&mut self, network: Network) -> Result<(), Refused> {
+        let before = std::mem::replace(&mut self.network, network);
+        network::change(&before, &self.network, self.parked.as_mut())
     }
 }
 

@@ -58,6 +58,10 @@ impl Agent {
             Request::WriteCgroup { container, values } => {
                 Some(self.write_cgroup(container, &values))
             }
+            Request::Connect { network } => {
+                let connected = self.ground.connect(network).map_err(system);
+                Some(connected.map(|()| Reply::Done))
+            }
             Request::PowerOff => {
                 self.stop = Some(Stop::PowerOff);
                 Some(Ok(Reply::Done))

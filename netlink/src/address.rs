@@ -9,6 +9,7 @@ use crate::wire::{Message, attributes, number};
 use crate::{Socket, family, ip, octets};
 
 const NEW_ADDRESS: u16 = 20;
+const DEL_ADDRESS: u16 = 21;
 const GET_ADDRESS: u16 = 22;
 
 /// `struct ifaddrmsg`.
@@ -51,6 +52,19 @@ impl Address {
         self.scope == LINK_SCOPE
     }
 
+    fn message(&self, kind: u16, flags: u16) -> Message {
+        let Self { index, ip, prefix, peer, broadcast, scope, no_route } = self;
+        let more = NOBODY_IS_ASKED | if *no_route { NO_ROUTE } else { 0 };
+        let mut header = vec![family(ip), *prefix, NOBODY_IS_ASKED as u8, *scope];
+        header.extend(index.to_ne_bytes());
+        let broadcast = broadcast.filter(IpAddr::is_ipv4);
+        Message::new(kind, flags, &header)
+            .with(LOCAL, &octets(ip))
+            .with(ADDRESS, &octets(&peer.unwrap_or(*ip)))
+            .with_some(broadcast, |message, broadcast| message.with(BROADCAST, &octets(&broadcast)))
+            .with_number(FLAGS, more)
+    }
+
     fn read(body: &[u8]) -> Option<Self> {
         let &[_, prefix, flags, scope] = body.first_chunk()?;
         let (mut local, mut other, mut broadcast, mut flags) = (None, None, None, u32::from(flags));
@@ -79,16 +93,11 @@ impl Socket {
 
     /// Gives an interface an address, which works at once.
     pub fn add_address(&mut self, address: &Address) -> Result<(), Errno> {
-        let Address { index, ip, prefix, peer, broadcast, scope, no_route } = address;
-        let flags = NOBODY_IS_ASKED | if *no_route { NO_ROUTE } else { 0 };
-        let mut header = vec![family(ip), *prefix, NOBODY_IS_ASKED as u8, *scope];
-        header.extend(index.to_ne_bytes());
-        let broadcast = broadcast.filter(IpAddr::is_ipv4);
-        let message = Message::new(NEW_ADDRESS, SET, &header)
-            .with(LOCAL, &octets(ip))
-            .with(ADDRESS, &octets(&peer.unwrap_or(*ip)))
-            .with_some(broadcast, |message, broadcast| message.with(BROADCAST, &octets(&broadcast)))
-            .with_number(FLAGS, flags);
-        self.order(message)
+        self.order(address.message(NEW_ADDRESS, SET))
+    }
+
+    /// Takes an address from its interface.
+    pub fn remove_address(&mut self, address: &Address) -> Result<(), Errno> {
+        self.order(address.message(DEL_ADDRESS, 0))
     }
 }

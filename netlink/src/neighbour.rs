@@ -9,6 +9,7 @@ use crate::wire::{Message, attributes, number};
 use crate::{Socket, family, ip, octets};
 
 const NEW_NEIGHBOUR: u16 = 28;
+const DEL_NEIGHBOUR: u16 = 29;
 const GET_NEIGHBOUR: u16 = 30;
 
 /// `struct ndmsg`.
@@ -32,6 +33,15 @@ pub struct Neighbour {
 }
 
 impl Neighbour {
+    fn message(&self, kind: u16, flags: u16) -> Message {
+        let Self { index, ip, mac } = self;
+        let mut header = vec![family(ip), 0, 0, 0];
+        header.extend(index.to_ne_bytes());
+        header.extend(PERMANENT.to_ne_bytes());
+        header.extend([0; 2]);
+        Message::new(kind, flags, &header).with(ADDRESS, &octets(ip)).with(MAC, mac)
+    }
+
     fn read(body: &[u8]) -> Option<Self> {
         let state = u16::from_ne_bytes(body.get(8..10)?.try_into().ok()?);
         let (mut address, mut mac) = (None, None);
@@ -55,12 +65,11 @@ impl Socket {
 
     /// Names a neighbour.
     pub fn add_neighbour(&mut self, neighbour: &Neighbour) -> Result<(), Errno> {
-        let Neighbour { index, ip, mac } = neighbour;
-        let mut header = vec![family(ip), 0, 0, 0];
-        header.extend(index.to_ne_bytes());
-        header.extend(PERMANENT.to_ne_bytes());
-        header.extend([0; 2]);
-        let message = Message::new(NEW_NEIGHBOUR, SET, &header);
-        self.order(message.with(ADDRESS, &octets(ip)).with(MAC, mac))
+        self.order(neighbour.message(NEW_NEIGHBOUR, SET))
+    }
+
+    /// Forgets a neighbour.
+    pub fn remove_neighbour(&mut self, neighbour: &Neighbour) -> Result<(), Errno> {
+        self.order(neighbour.message(DEL_NEIGHBOUR, 0))
     }
 }

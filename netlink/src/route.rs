@@ -9,6 +9,7 @@ use crate::wire::{Message, attributes, number};
 use crate::{Socket, family, ip, octets};
 
 const NEW_ROUTE: u16 = 24;
+const DEL_ROUTE: u16 = 25;
 const GET_ROUTE: u16 = 26;
 
 /// `struct rtmsg`.
@@ -100,6 +101,24 @@ impl Route {
     }
 }
 
+impl Route {
+    fn message(&self, kind: u16, flags: u16) -> Message {
+        let Self { destination, prefix, index, gateway, source, metric, scope, on_link, .. } = self;
+        let more = if *on_link { ON_LINK } else { 0 };
+        let mut header =
+            vec![family(destination), *prefix, 0, 0, MAIN as u8, BOOT, *scope, UNICAST];
+        header.extend(more.to_ne_bytes());
+        Message::new(kind, flags, &header)
+            .with_number(INTERFACE, *index)
+            .with_some((*prefix > 0).then_some(destination), |message, destination| {
+                message.with(DESTINATION, &octets(destination))
+            })
+            .with_some(*gateway, |message, gateway| message.with(GATEWAY, &octets(&gateway)))
+            .with_some(*source, |message, source| message.with(SOURCE, &octets(&source)))
+            .with_some(*metric, |message, metric| message.with_number(METRIC, metric))
+    }
+}
+
 impl Socket {
     /// The routes of the main table that somebody has decided on.
     pub fn routes(&mut self) -> Result<Vec<Route>, Errno> {
@@ -108,20 +127,11 @@ impl Socket {
 
     /// Adds a route.
     pub fn add_route(&mut self, route: &Route) -> Result<(), Errno> {
-        let Route { destination, prefix, index, gateway, source, metric, scope, on_link, .. } =
-            route;
-        let flags = if *on_link { ON_LINK } else { 0 };
-        let mut header =
-            vec![family(destination), *prefix, 0, 0, MAIN as u8, BOOT, *scope, UNICAST];
-        header.extend(flags.to_ne_bytes());
-        let message = Message::new(NEW_ROUTE, SET, &header)
-            .with_number(INTERFACE, *index)
-            .with_some((*prefix > 0).then_some(destination), |message, destination| {
-                message.with(DESTINATION, &octets(destination))
-            })
-            .with_some(*gateway, |message, gateway| message.with(GATEWAY, &octets(&gateway)))
-            .with_some(*source, |message, source| message.with(SOURCE, &octets(&source)))
-            .with_some(*metric, |message, metric| message.with_number(METRIC, metric));
-        self.order(message)
+        self.order(route.message(NEW_ROUTE, SET))
+    }
+
+    /// Takes a route away.
+    pub fn remove_route(&mut self, route: &Route) -> Result<(), Errno> {
+        self.order(route.message(DEL_ROUTE, 0))
     }
 }

@@ -42,6 +42,8 @@ pub enum Group {
     Nobody,
     /// Those who want to know of links.
     Links,
+    /// Those who want to know of links, addresses and routes.
+    Changes,
 }
 
 /// A socket of the kernel's, in the network namespace where it was opened.
@@ -61,6 +63,8 @@ impl Socket {
             Group::Nobody => 0,
             // `RTMGRP_LINK`.
             Group::Links => 1,
+            // And `RTMGRP_IPV4_IFADDR`, `RTMGRP_IPV4_ROUTE`, `RTMGRP_IPV6_IFADDR`, `RTMGRP_IPV6_ROUTE`.
+            Group::Changes => 0x551,
         };
         bind(&fd, &SocketAddrNetlink::new(0, groups))?;
         Ok(Self { fd, sequence: 0 })
@@ -129,6 +133,22 @@ impl Socket {
         set_socket_timeout(&self.fd, Timeout::Recv, None)?;
         let bytes = bytes?;
         Ok(messages(&bytes).filter(|it| it.kind == kind).filter_map(|it| read(it.body)).collect())
+    }
+
+    /// Takes what nobody asked for off the socket, and says whether there was anything.
+    pub fn has_news(&self) -> Result<bool, Errno> {
+        let mut bytes = Vec::with_capacity(MOST);
+        let mut any = false;
+        loop {
+            let room: &mut [MaybeUninit<u8>] = bytes.spare_capacity_mut();
+            match recv(&self.fd, room, RecvFlags::DONTWAIT) {
+                // More than there was room for is news, too.
+                Ok(_) | Err(Errno::NOBUFS) => any = true,
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => return Ok(any),
+                Err(errno) => return Err(errno),
+            }
+        }
     }
 
     fn send(&mut self, message: Message, flags: u16) -> Result<u32, Errno> {

@@ -134,6 +134,13 @@ pub enum Request {
         /// What it does.
         work: Work,
     },
+    /// Makes the network what it is from now on, where it was what the host has said last: interfaces come out of
+    /// slots that have a wire now and go back to those that have none, and addresses, routes and neighbours come and
+    /// go. Answered by [`Reply::Done`] when it works; after a [`Fault`] part of it may be done.
+    Connect {
+        /// All of it.
+        network: Network,
+    },
     /// Ends every process, writes everything back and powers off. Answered by [`Reply::Done`] just
     /// before.
     PowerOff,

@@ -22,6 +22,11 @@ pub struct Network {
 }
 
 impl Network {
+    /// What is in a slot.
+    pub fn interface(&self, slot: u8) -> Option<&Interface> {
+        self.interfaces.iter().find(|interface| interface.slot == slot)
+    }
+
     /// There is nothing but the loopback.
     pub fn is_empty(&self) -> bool {
         self.interfaces.is_empty()

@@ -85,13 +85,13 @@ fn network() -> Network {
 }
 
 #[test]
-fn cards_become_what_the_host_has_said() {
+fn cards_turn_intowhat_the_host_has_said() {
     with_cards(|here| {
         for end in ["end0", "end1"] {
             let end = here.link(end).unwrap();
             here.change_link(end.index, &Change { up: Some(true), ..Change::default() }).unwrap();
         }
-        connect(&network(), None).unwrap();
+        change(&Network::default(), &network(), None).unwrap();
         let first = here.link("eth1").unwrap();
         let about = (first.mac.as_slice(), first.mtu, first.is_running());
         assert_eq!(about, (&[2, 0, 0, 0, 0, 1][..], 1400, true));
@@ -120,9 +120,66 @@ fn what_cannot_be_done_is_named() {
             network.routes.clear();
             network.neighbours.clear();
             spoil(&mut network);
-            connect(&network, None).unwrap_err().to_string()
+            change(&Network::default(), &network, None).unwrap_err().to_string()
         };
         let slot = refusal(|network| network.interfaces[0].slot = 7);
         assert_eq!(slot, "eth7: no such device");
+    });
+}
+
+#[test]
+fn what_the_host_has_changed_is_changed_and_the_rest_stays() {
+    with_cards(|here| {
+        for end in ["end0", "end1"] {
+            let end = here.link(end).unwrap();
+            here.change_link(end.index, &Change { up: Some(true), ..Change::default() }).unwrap();
+        }
+        let (there, place) = elsewhere().unwrap();
+        for card in ["eth0", "eth1"] {
+            let index = here.link(card).unwrap().index;
+            let away = Change { namespace: Some(place.as_fd()), ..Change::default() };
+            here.change_link(index, &away).unwrap();
+        }
+        let mut parked = Parked { there, place };
+        let both = network();
+        let mut one = both.clone();
+        // The second is gone; the first has another address, and leads elsewhere.
+        one.interfaces.truncate(1);
+        one.interfaces[0].addresses[0].ip = ip("10.7.0.2");
+        one.interfaces[0].mtu = 1300;
+        one.routes.retain(|route| route.slot == 0 && route.destination.is_ipv6());
+        one.neighbours.clear();
+        let mut last = Network::default();
+        let mut turn_into = |now: &Network| {
+            change(&last, now, Some(&mut parked)).unwrap();
+            last = now.clone();
+        };
+        let mut look = || {
+            let mut names: Vec<_> =
+                here.links().unwrap().into_iter().map(|link| link.name).collect();
+            let own = |ip: &IpAddr| !ip.to_string().starts_with("fe80");
+            let addresses = here.addresses().unwrap().into_iter().map(|it| it.ip).filter(own);
+            let routes = here.routes().unwrap().into_iter().filter_map(|it| it.gateway);
+            let (mut addresses, mut routes) =
+                (addresses.collect::<Vec<_>>(), routes.collect::<Vec<_>>());
+            names.sort();
+            addresses.sort();
+            routes.sort();
+            (names, addresses, routes)
+        };
+        turn_into(&both);
+        let first = look();
+        assert_eq!(first.0, ["end0", "end1", "eth1", "lo", "net1"]);
+        turn_into(&one);
+        let fewer = (
+            ["end0", "end1", "eth1", "lo"].map(str::to_owned).to_vec(),
+            vec![ip("10.7.0.2"), ip("fd00:9::2")],
+            vec![ip("fd00:9::1")],
+        );
+        assert_eq!(look(), fewer);
+        turn_into(&both);
+        assert_eq!(look(), first);
+        turn_into(&Network::default());
+        assert_eq!(look().0, ["end0", "end1", "lo"]);
     });
 }

@@ -14,6 +14,7 @@ use std::time::Duration;
 use agent::{Agent, Doors, Ground, Guest, Refused, Session};
 use proto::frame::{self, Decoder};
 use proto::message::{Adoption, Answer, Call, ExitStatus, Fault, Hello, ProcessId, Reply, Request};
+use proto::network::Network;
 use proto::spec::Container;
 use proto::stream::{Attach, Stream};
 
@@ -373,6 +374,10 @@ struct Still;
 
 impl Ground for Still {
     fn settle(&mut self) -> Result<(), Refused> {
+        Ok(())
+    }
+
+    fn connect(&mut self, _: Network) -> Result<(), Refused> {
         Ok(())
     }
 
