@@ -25,6 +25,7 @@ use proto::stream::Stream;
 use self::course::Course;
 use crate::dial::DialError;
 use crate::host::HostError;
+use crate::network::{Carried, NetworkError};
 use crate::orders::Orders;
 use crate::relay::Front;
 use crate::session::{Session, SessionError};
@@ -78,8 +79,19 @@ pub(crate) struct Held<'a> {
     pub(crate) orders: &'a Orders,
     /// Hangs up when nobody waits any more for the container to be created.
     pub(crate) caller: Option<OwnedFd>,
+    /// The namespace that the VM has its network from, if it can follow what becomes of that.
+    pub(crate) network: Option<&'a mut Carried>,
     /// Hears of each state before whoever ordered it does.
-    pub(crate) reached: Box<dyn FnMut(Status) -> Result<(), AttendError> + 'a>,
+    pub(crate) reached: Box<dyn FnMut(Reached) -> Result<(), AttendError> + 'a>,
+}
+
+/// What is written down of a container.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Reached {
+    /// How far it is.
+    Status(Status),
+    /// The interfaces that its VM has of its network namespace now.
+    Interfaces(Vec<String>),
 }
 
 /// Why a process was not seen to its end.
@@ -109,6 +121,12 @@ pub(crate) enum AttendError {
     /// How far it is could not be written down.
     #[error(transparent)]
     State(#[from] StateError),
+    /// What has become of its network cannot be the guest's.
+    #[error(transparent)]
+    Network(#[from] NetworkError),
+    /// The VM's process does not hear.
+    #[error("network of the VM")]
+    Plug(#[source] io::Error),
     /// Whoever asked for it is gone, and nobody else knows of it.
     #[error("whoever asked for the container is gone")]
     Unwanted,

@@ -78,6 +78,8 @@ fn code_of(error: &AttendError) -> u8 {
         | AttendError::NotReady { .. }
         | AttendError::Host(_)
         | AttendError::State(_)
+        | AttendError::Network(_)
+        | AttendError::Plug(_)
         | AttendError::Unwanted
         | AttendError::Vm(_) => OURS,
     }

@@ -17,7 +17,7 @@ use proto::spec::Mount;
 use proto::stream::{Attach, Stream};
 use vmm::spec::Limits;
 
-use crate::attend::{AttendError, Attendance, Belongings, Held, Wish};
+use crate::attend::{AttendError, Attendance, Belongings, Held, Reached, Wish};
 use crate::dial::{self, DialError};
 use crate::exit::Failure;
 use crate::network::{self, Trace, Wiring};
@@ -366,11 +366,20 @@ impl Running {
         let process = ProcessId { container: self.plan.name.to_string(), exec: None };
         let mut worth_keeping = false;
         let (dir, record, keep_it) = (&self.claim.dir, &mut self.record, &mut worth_keeping);
+        let network = match &mut self.held {
+            network::Held::Carried(carried) if self.vm.has_free_slots() => Some(carried),
+            _ => None,
+        };
         let held = awaited.map(|Awaited { orders, caller, created }| {
             let mut created = Some(created);
-            let reached = move |status| {
-                if let Some(oci) = &mut record.oci {
-                    oci.status = status;
+            let reached = move |reached| {
+                match (&mut record.oci, reached) {
+                    (Some(oci), Reached::Status(status)) => oci.status = status,
+                    (Some(Oci { network: Some(trace), .. }), Reached::Interfaces(names)) => {
+                        trace.interfaces = names;
+                    }
+                    // In a namespace that goes with its VM nothing is left.
+                    _ => return Ok(()),
                 }
                 dir.write(record)?;
                 if created.take().is_some_and(|created| !created()) {
@@ -379,7 +388,7 @@ impl Running {
                 *keep_it = true;
                 Ok(())
             };
-            Held { orders, caller: Some(caller), reached: Box::new(reached) }
+            Held { orders, caller: Some(caller), network, reached: Box::new(reached) }
         });
         let mut has_started = false;
         let end = Attendance {

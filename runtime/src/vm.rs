@@ -1,5 +1,7 @@
 //! One VM as its owner holds it: a process, and what it says about itself.
 
+mod card;
+
 use std::ffi::OsStr;
 use std::fmt;
 use std::fs::File;
@@ -17,17 +19,18 @@ use rustix::net::{
 };
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use vmm::spec::{
-    Begin, DiskSpec, Ending, FsSpec, HostPort, Inherited, Limits, NetSpec, Order, Report,
-    SnapshotSpec, VmSpec, VsockSpec, WireSpec,
+    Begin, DiskSpec, Ending, FsSpec, HostPort, Inherited, Limits, Order, Report, SnapshotSpec,
+    VmSpec, VsockSpec,
 };
 
+pub(crate) use self::card::{Card, NETWORK_SLOTS, Wire};
 use crate::attend::AttendError;
 use crate::labels::{LabelError, Labels};
 use crate::platform::Platform;
 use crate::session::printable;
 use crate::template::Template;
 use crate::timeline::{Source, Timeline};
-use crate::{shares, signals};
+use crate::{descriptors, shares, signals};
 
 /// The hidden verb behind which this program is the VM's process.
 pub(crate) const VERB: &str = "vmm";
@@ -97,32 +100,6 @@ struct Slot {
     own_threads: bool,
     limits: Limits,
 }
-
-/// What is behind a network card.
-#[derive(Debug)]
-pub(crate) enum Wire {
-    /// A tap with headers for offloads.
-    Tap(OwnedFd),
-    /// A socket to a network stack in user space, for packets that are finished.
-    Stream(OwnedFd),
-}
-
-/// A network card and the wire it is at.
-#[derive(Debug)]
-pub(crate) struct Card {
-    /// Its wire.
-    pub(crate) wire: Wire,
-    /// Its address.
-    pub(crate) mac: [u8; 6],
-    /// The longest packet.
-    pub(crate) mtu: u16,
-    /// How fast frames come to the guest, and leave it.
-    pub(crate) to_guest: Limits,
-    pub(crate) from_guest: Limits,
-}
-
-/// The network slots of a template: an interface more is refused.
-pub(crate) const NETWORK_SLOTS: usize = 4;
 
 /// How a VM begins.
 pub(crate) enum Beginning {
@@ -214,7 +191,7 @@ impl Vm {
                 tag: shares::TAG.to_owned(),
                 socket: parts.files.as_ref().map(inherited),
             }),
-            nets: nets(&parts.cards, has_every_slot),
+            nets: card::specs(&parts.cards, has_every_slot),
             serial_log: parts.debug.then(|| inherited(&stderr)),
             capture: match &parts.beginning {
                 Beginning::ToBeSaved { state, memory } => {
@@ -283,6 +260,22 @@ impl Vm {
         let packet = serde_json::to_vec(&Order::Capture)?;
         send(&self.control, &packet, SendFlags::NOSIGNAL)?;
         Ok(())
+    }
+
+    /// Puts a tap into a network slot, or takes away what is there. Only a VM that has begun from a template has slots
+    /// that are free ([`Self::has_free_slots`]).
+    pub(crate) fn plug(&self, slot: u8, tap: Option<OwnedFd>) -> io::Result<()> {
+        let order = if tap.is_some() { Order::Plug { slot } } else { Order::Unplug { slot } };
+        descriptors::send(
+            &self.control,
+            &serde_json::to_vec(&order)?,
+            tap.as_ref().map(AsFd::as_fd),
+        )
+    }
+
+    /// Whether it has slots for interfaces that come later.
+    pub(crate) fn has_free_slots(&self) -> bool {
+        self.template.is_some()
     }
 
     /// Its process could not even put it together: its template, if it has one, is not used again.
@@ -372,24 +365,6 @@ fn read_only(file: &File) -> io::Result<File> {
 }
 
 /// A slot for each card, and with `has_every_slot` the empty ones.
-fn nets(cards: &[Card], has_every_slot: bool) -> Vec<Option<NetSpec>> {
-    let net = |card: &Card| NetSpec {
-        wire: match &card.wire {
-            Wire::Tap(tap) => WireSpec::Tap(inherited(tap)),
-            Wire::Stream(socket) => WireSpec::Stream(inherited(socket)),
-        },
-        mac: card.mac,
-        mtu: card.mtu,
-        to_guest: card.to_guest,
-        from_guest: card.from_guest,
-    };
-    let mut nets: Vec<_> = cards.iter().map(|card| Some(net(card))).collect();
-    if has_every_slot {
-        nets.resize(NETWORK_SLOTS, None);
-    }
-    nets
-}
-
 fn inherited(fd: &impl AsRawFd) -> Inherited {
     Inherited(fd.as_raw_fd())
 }

@@ -241,13 +241,14 @@ fn podman_hears_what_a_vm_cannot_do() {
 }
 
 /// A containerd of our own.
-struct Containerd {
+/// A containerd of a story's own.
+pub(crate) struct Containerd {
     directory: tempfile::TempDir,
     process: Child,
 }
 
 impl Containerd {
-    fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let directory = tempfile::Builder::new().prefix("containerd-").tempdir().unwrap();
         let at = |name: &str| directory.path().join(name).display().to_string();
         let config = format!(
@@ -273,7 +274,14 @@ impl Containerd {
         containerd
     }
 
-    fn ctr(&self, args: &[&str]) -> Outcome {
+    /// The demo image, as it knows it.
+    #[track_caller]
+    pub(crate) fn demo(&self) -> String {
+        self.ctr(&["images", "import", &std::env::var("MICROVM_DEMO").unwrap()]).expect_code(0);
+        self.ctr(&["images", "ls", "-q"]).expect_code(0).text().trim().to_owned()
+    }
+
+    pub(crate) fn ctr(&self, args: &[&str]) -> Outcome {
         let socket = self.directory.path().join("socket");
         Outcome::of(Command::new("ctr").arg("-a").arg(socket).args(args).stdin(Stdio::null()))
     }
@@ -315,9 +323,7 @@ fn podman_takes_what_we_saved_and_we_what_it_saved() {
 
 fn containerd_runs_tasks() {
     let containerd = Containerd::start();
-    let demo = std::env::var("MICROVM_DEMO").unwrap();
-    containerd.ctr(&["images", "import", &demo]).expect_code(0);
-    let image = containerd.ctr(&["images", "ls", "-q"]).expect_code(0).text().trim().to_owned();
+    let image = containerd.demo();
     let program = program();
     let runtime = ["--runtime", "io.containerd.runc.v2", "--runc-binary", &program, &image];
     let run = |options: &[&str], args: &[&str]| {

@@ -8,6 +8,7 @@ mod bad_input;
 mod bundles;
 mod clients;
 mod clones;
+mod cni;
 mod containers;
 mod crashes;
 mod endings;
@@ -73,6 +74,7 @@ const CHAPTERS: &[(&str, &[Story])] = &[
     ("systemd", systemd::STORIES),
     ("services", services::STORIES),
     ("networks", networks::STORIES),
+    ("cni", cni::STORIES),
     ("own_networks", own_networks::STORIES),
     ("without_root", without_root::STORIES),
 ];
@@ -110,7 +112,7 @@ fn main() -> ExitCode {
     }
     let chapters = CHAPTERS.iter().filter(|(chapter, _)| tests::is_told(chapter));
     let stories = chapters.flat_map(|&(chapter, stories)| {
-        let of_clients = chapter == "clients" || chapter == "networks";
+        let of_clients = ["clients", "networks", "cni"].contains(&chapter);
         let hindered = hindrance.is_some() || of_clients && missing.is_some();
         let hindered = hindered || chapter == "systemd" && (missing.is_some() || no_systemd);
         let hindered = hindered || chapter == "services" && no_services;

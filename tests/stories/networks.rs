@@ -1,8 +1,10 @@
 //! Containers on networks that others have made for them.
 
+use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::process::{Command, Stdio};
+use std::time::Instant;
 
 use rustix::process::{Signal, kill_process};
 use serde_json::json;
@@ -18,6 +20,8 @@ crate::stories![
     podman_publishes_ports,
     podman_gives_several_networks,
     a_container_without_a_network_has_its_loopback_alone,
+    what_becomes_of_a_network_is_followed,
+    podman_connects_and_disconnects,
 ];
 
 /// What a container does that serves one page, once it can be reached.
@@ -43,7 +47,7 @@ fn container_and_network(name: &str) -> (Namespace, Namespace) {
 }
 
 /// A bundle in a network namespace.
-fn bundle(inside: &Namespace, script: &str) -> Bundle {
+pub(crate) fn bundle_in(inside: &Namespace, script: &str) -> Bundle {
     let bundle = Bundle::new(&["sh", "-c", script]);
     bundle.edit(|spec| {
         let namespaces = spec["linux"]["namespaces"].as_array_mut().unwrap();
@@ -68,7 +72,7 @@ fn a_guest_has_what_its_network_namespace_has() {
                   $b ping -c 1 -W 60 10.77.0.1 > /ping4 && echo yes > /first; \
                   $b ping -c 1 -W 60 fd77::1 > /ping6 && echo yes > /second; \
                   echo to and fro > /page; $b httpd -p 80 -h / && echo up > /up";
-    let bundle = bundle(&inside, &format!("({script}) > /said 2>&1; exec sleep 1000"));
+    let bundle = bundle_in(&inside, &format!("({script}) > /said 2>&1; exec sleep 1000"));
     let house = House::new();
     house.create(&bundle, "one");
     house.call(["start", "one"]).expect_code(0);
@@ -108,7 +112,7 @@ fn a_namespace_is_left_as_it_was_found() {
         [inside.ip("-o link"), inside.ip("route"), inside.ip("-6 route"), rules]
     };
     let before = picture();
-    let bundle = bundle(&inside, "sleep 1000");
+    let bundle = bundle_in(&inside, "sleep 1000");
     let house = House::new();
     house.create(&bundle, "one");
     assert_ne!(picture(), before, "there is a tap");
@@ -131,7 +135,7 @@ fn what_a_guest_cannot_be_given_is_refused_by_its_name() {
     let inside = Namespace::new("refused");
     inside.ip("tuntap add wire0 mode tun");
     inside.ip("link set wire0 up");
-    let bundle = bundle(&inside, "true");
+    let bundle = bundle_in(&inside, "true");
     let house = House::new();
     let path = bundle.path().to_str().unwrap();
     let refused = house.quietly(&["create", "--bundle", path, "one"]).expect_code(1);
@@ -256,5 +260,85 @@ fn a_container_without_a_network_has_its_loopback_alone() {
         script,
     ]);
     assert_eq!(said.expect_code(0).text(), "lo\nreached\n");
+    expect_nothing_left();
+}
+
+/// Waits for what comes sooner or later.
+#[track_caller]
+fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !is_so() {
+        assert!(begun.elapsed() < tests::longest() / 2, "in vain: {what}");
+        std::thread::yield_now();
+    }
+}
+
+fn what_becomes_of_a_network_is_followed() {
+    let (inside, outside) = (Namespace::new("follow-in"), Namespace::new("follow-out"));
+    let script = "mkdir /www; echo page > /www/index.html; /bin/busybox httpd -p 80 -h /www; \
+                  cd /sys/class/net; while :; do echo * > /seen; /bin/busybox usleep 100000; done";
+    let bundle = bundle_in(&inside, script);
+    let house = House::new();
+    house.create(&bundle, "one");
+    let come = |name: &str, number: u8| {
+        let peer = outside.path();
+        inside.ip(&format!("link add {name} type veth peer name far{number}"));
+        inside.ip(&format!("link set far{number} netns {peer}"));
+        outside.ip(&format!("address add 10.7{number}.0.1/24 dev far{number}"));
+        outside.ip(&format!("link set far{number} up"));
+        inside.ip(&format!("address add 10.7{number}.0.2/24 dev {name}"));
+        inside.ip(&format!("link set {name} up"));
+    };
+    let visit = |address: &str| {
+        let page = format!("http://{address}/");
+        let words = ["busybox", "wget", "-q", "-T", "5", "-O", "-", &page];
+        until(address, || Outcome::of(&mut outside.command(&words)).text() == "page\n");
+    };
+    let seen = |names: &str| {
+        let seen = bundle.root().join("seen");
+        until(names, || fs::read_to_string(&seen).unwrap_or_default() == format!("{names}\n"));
+    };
+    // As callers of CNI do it who want to see a container first.
+    come("eth0", 1);
+    house.call(["start", "one"]).expect_code(0);
+    seen("eth0 lo");
+    visit("10.71.0.2");
+    // And while it runs.
+    come("net1", 2);
+    seen("eth0 lo net1");
+    visit("10.72.0.2");
+    inside.ip("link delete eth0");
+    seen("lo net1");
+    come("eth2", 3);
+    seen("eth2 lo net1");
+    visit("10.73.0.2");
+    inside.ip("address delete 10.73.0.2/24 dev eth2");
+    inside.ip("address add 10.73.0.3/24 dev eth2");
+    visit("10.73.0.3");
+    kill_process(house.process("supervise-bundle"), Signal::KILL).unwrap();
+    house.call(["delete", "--force", "one"]).expect_code(0);
+    let rules = "tc filter show dev net1 ingress; tc filter show dev eth2 ingress";
+    assert_eq!(inside.call(&["sh", "-c", rules]), "");
+    house.expect_cleared("one");
+}
+
+fn podman_connects_and_disconnects() {
+    load();
+    let networks = Networks::new(&[
+        ("town", &["--subnet", "10.74.0.0/24"]),
+        ("lake", &["--subnet", "10.75.0.0/24"]),
+    ]);
+    start("web", &["--network", "town"], SERVE);
+    let interfaces =
+        || call(&["exec", "web", "ls", "/sys/class/net"]).expect_code(0).text().replace('\n', " ");
+    assert_eq!(interfaces(), "eth0 lo ");
+    call(&["network", "connect", "--ip", "10.75.0.9", "lake", "web"]).expect_code(0);
+    until("connected", || interfaces() == "eth0 eth1 lo ");
+    until("reached", || TcpStream::connect("10.75.0.9:80").is_ok());
+    assert_eq!(page("10.75.0.9:80"), "page\n");
+    call(&["network", "disconnect", "lake", "web"]).expect_code(0);
+    until("disconnected", || interfaces() == "eth0 lo ");
+    call(&["rm", "-f", "-t", "0", "web"]).expect_code(0);
+    drop(networks);
     expect_nothing_left();
 }

@@ -1,6 +1,7 @@
 //! The states of an attendance, and what leads from one to the next.
 
 mod held;
+mod network;
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
@@ -11,7 +12,7 @@ use proto::spec::{Process, Stdio};
 use proto::stream::Stream;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::{AttendError, Attendance, Wish};
+use super::{AttendError, Attendance, Reached, Wish};
 use crate::dial::DialError;
 use crate::exit::Failure;
 use crate::host;
@@ -61,6 +62,7 @@ enum Source {
     Caller,
     Signals,
     Output,
+    Network,
     VmEnd,
 }
 
@@ -76,6 +78,8 @@ pub(super) struct Course<'a, C, S> {
     held_signals: Vec<i32>,
     /// The call whose answer says that the guest is ours.
     adoption: Option<u64>,
+    /// The call whose answer says that the guest's network is what it has become.
+    connection: Option<u64>,
     /// The call whose answer says that the process has ended, whatever is still on its way.
     end: Option<u64>,
     /// Who ordered the start that is under way.
@@ -108,6 +112,7 @@ where
             relays: None,
             held_signals: Vec::new(),
             adoption: None,
+            connection: None,
             end: None,
             starter: None,
             paused: false,
@@ -141,7 +146,7 @@ where
         };
         let mut phase = Phase::Greeting { first };
         loop {
-            let came = self.wait()?;
+            let came = self.wait(&phase)?;
             if came.is_empty() {
                 // The deadline.
                 let complaint = self.complaint.take();
@@ -155,6 +160,7 @@ where
                     Source::Caller => return Err(AttendError::Unwanted),
                     Source::Signals => self.pass_signals(phase)?,
                     Source::Output => self.output_is_drained(phase),
+                    Source::Network => self.follow_network(phase)?,
                     Source::VmEnd => self.bury_vm(phase),
                 };
             }
@@ -166,16 +172,21 @@ where
     }
 
     /// Waits until something comes, and says what; nothing if nothing does in the time it has.
-    fn wait(&self) -> Result<Vec<Source>, AttendError> {
+    fn wait(&self, phase: &Phase) -> Result<Vec<Source>, AttendError> {
         let vm = self.attendance.vm.as_deref().filter(|_| self.vm_open);
         let held = self.attendance.held.as_ref();
-        let sources: [(Source, Option<BorrowedFd<'_>>); 7] = [
+        // Before that there is nobody to be told, and behind it nobody to use it.
+        let follows = matches!(phase, Phase::Held { .. } | Phase::Running { .. });
+        let network = held.and_then(|held| held.network.as_deref());
+        let network = network.filter(|_| follows && self.session_open);
+        let sources: [(Source, Option<BorrowedFd<'_>>); 8] = [
             (Source::Reports, vm.map(Vm::reports)),
             (Source::Session, self.session_open.then_some(self.attendance.session.as_fd())),
             (Source::Orders, held.map(|held| held.orders.as_fd())),
             (Source::Caller, held.and_then(|held| held.caller.as_ref()).map(AsFd::as_fd)),
             (Source::Signals, Some(self.attendance.signals.as_fd())),
             (Source::Output, self.relays.as_ref().map(|relays| relays.drained.as_fd())),
+            (Source::Network, network.map(AsFd::as_fd)),
             (Source::VmEnd, vm.map(Vm::end)),
         ];
         let (names, fds): (Vec<_>, Vec<_>) =
@@ -306,6 +317,10 @@ where
                 reply => Err(SessionError::WrongReply { reply }.into()),
             };
         }
+        if Some(id) == self.connection {
+            self.connection = None;
+            return self.network_is_followed(result, phase);
+        }
         if Some(id) == self.end {
             self.relays.iter().for_each(Relays::make_room);
             return Ok(phase);
@@ -333,7 +348,7 @@ where
                 }
                 if self.attendance.held.is_some() {
                     let wait = self.call_wait(process)?;
-                    self.reach(Status::Created)?;
+                    self.reach(Reached::Status(Status::Created))?;
                     return Ok(Phase::Held { wait });
                 }
                 let start = self.call(Request::Start { container: process.container.clone() })?;
@@ -356,7 +371,7 @@ where
 
     fn runs(&mut self, phase: Phase) -> Result<Phase, AttendError> {
         self.attendance.timeline.mark("started");
-        self.reach(Status::Running)?;
+        self.reach(Reached::Status(Status::Running))?;
         if let Some(starter) = self.starter.take() {
             starter.answer(Ok(()));
         }

@@ -10,24 +10,22 @@
 //! it. The guest's interface has the name, addresses and routes that were found there
 //! (`docs/adr/0013-frames-are-redirected.md`).
 
+mod carried;
 mod names;
 pub(crate) mod own;
 mod passt;
 mod survey;
 mod tap;
 
-use std::fs::{self, File};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
-use std::thread;
 
-use netlink::link::Change;
-use netlink::{Errno, Group, Socket};
-use nix::sched::{CloneFlags, setns};
+use netlink::Errno;
 use proto::network::{Address, Interface, Network, Route};
 use proto::spec::Mount;
 
+pub(crate) use self::carried::{Carried, carry, clear};
 use self::own::{Newcomer, Registry};
 pub(crate) use self::survey::SurveyError;
 use crate::vm::{Card, Wire};
@@ -143,28 +141,11 @@ pub(crate) enum Held {
     #[default]
     Nothing,
     /// Frames are redirected in a network namespace.
-    Redirects(Redirects),
+    Carried(Carried),
     /// It has a place on a network of our own.
     Place(own::Place),
     /// A network stack of its own runs for it.
     Stack(passt::Stack),
-}
-
-/// The interfaces whose frames go elsewhere. Dropping it lets them come in again.
-#[derive(Debug, Default)]
-pub(crate) struct Redirects {
-    socket: Option<Socket>,
-    indices: Vec<u32>,
-}
-
-impl Drop for Redirects {
-    fn drop(&mut self) {
-        let Some(socket) = &mut self.socket else { return };
-        for index in &self.indices {
-            // If the interface is gone, this is too.
-            let _ = socket.remove_ingress(*index);
-        }
-    }
 }
 
 /// Why a container of which nothing is said is on no network.
@@ -198,89 +179,6 @@ pub(crate) fn join(newcomer: &Newcomer, dir: &Path) -> Result<(Wiring, Vec<Mount
         return passt::join(newcomer, dir);
     }
     own::join(Registry::of_this_machine(), newcomer)
-}
-
-/// Carries every interface of the calling thread's network namespace into a VM to be.
-pub(crate) fn carry() -> Result<Wiring, NetworkError> {
-    let mut socket = Socket::open(Group::Nobody).map_err(refused("netlink socket"))?;
-    let found = survey::look(&mut socket).map_err(refused("looking at the network"))?;
-    let (network, interfaces) = survey::decide(&found)?;
-    if network.is_empty() {
-        return Ok(Wiring::default());
-    }
-    // From here on every step is undone if one fails: taps go with their descriptors.
-    let mut redirects = Redirects { socket: Some(socket), indices: vec![] };
-    let mut cards = Vec::with_capacity(interfaces.len());
-    for interface in &interfaces {
-        let Some(socket) = &mut redirects.socket else { continue };
-        let (name, index) = (&interface.name, interface.index);
-        let tap_name = tap_name(index);
-        if socket.link(&tap_name).is_ok() {
-            return Err(NetworkError::Taken { name: name.clone() });
-        }
-        let tap = tap::open(&tap_name)
-            .map_err(|source| NetworkError::Refused { what: format!("tap for {name}"), source })?;
-        let link = socket.link(&tap_name).map_err(refused(&tap_name))?;
-        // The host itself has nothing to say there.
-        let _ = fs::write(format!("/proc/sys/net/ipv6/conf/{tap_name}/disable_ipv6"), "1");
-        let up = Change { mtu: Some(interface.mtu), up: Some(true), ..Change::default() };
-        socket.change_link(link.index, &up).map_err(refused(&tap_name))?;
-        place(socket, index).map_err(refused(format!("ingress of {name}")))?;
-        redirects.indices.push(index);
-        let redirected = socket
-            .add_ingress(link.index)
-            .and_then(|()| socket.redirect(link.index, index))
-            .and_then(|()| socket.redirect(index, link.index));
-        redirected.map_err(refused(format!("redirecting {name}")))?;
-        let mtu = u16::try_from(interface.mtu).unwrap_or(u16::MAX);
-        // Limits are its engine's, on the engine's side.
-        let (to_guest, from_guest) = Default::default();
-        let wire = Wire::Tap(tap);
-        cards.push(Card { wire, mac: interface.mac, mtu, to_guest, from_guest });
-    }
-    Ok(Wiring { cards, network, held: Held::Redirects(redirects) })
-}
-
-/// Makes the place at an interface where frames are redirected. One that is there although no tap belongs to it
-/// is left of a VM whose supervisor was killed.
-fn place(socket: &mut Socket, index: u32) -> Result<(), Errno> {
-    match socket.add_ingress(index) {
-        Err(Errno::EXIST) => {
-            socket.remove_ingress(index)?;
-            socket.add_ingress(index)
-        }
-        made => made,
-    }
-}
-
-/// What an interface's tap is called in its namespace.
-fn tap_name(index: u32) -> String {
-    format!("mvtap{index}")
-}
-
-/// Takes away what a supervisor that was killed has left in a network namespace that is still there: of the
-/// interfaces named, those that no tap belongs to any more.
-pub(crate) fn clear(namespace: &Path, names: &[String]) {
-    let Ok(namespace) = File::open(namespace) else { return };
-    let clear = || -> Result<(), Errno> {
-        setns(namespace, CloneFlags::CLONE_NEWNET)
-            .map_err(|error| Errno::from_raw_os_error(error as i32))?;
-        let mut socket = Socket::open(Group::Nobody)?;
-        let ingresses = socket.ingresses()?;
-        let links = socket.links()?;
-        let is_ours = |index: &u32| {
-            let tap = tap_name(*index);
-            links.iter().any(|link| link.index == *index && names.contains(&link.name))
-                && !links.iter().any(|link| link.name == tap)
-        };
-        for index in ingresses.into_iter().filter(is_ours) {
-            socket.remove_ingress(index)?;
-        }
-        Ok(())
-    };
-    // Whoever deletes a container has no use for the reason why its network is not as it was: what is left
-    // is taken for that by the next container on it.
-    let _ = thread::scope(|scope| scope.spawn(clear).join());
 }
 
 /// Where something of a VM's is left if its supervisor is killed.

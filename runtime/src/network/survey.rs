@@ -20,7 +20,7 @@ pub(super) struct Found {
 
 /// An interface that is carried.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Carried {
+pub(super) struct Interface {
     pub(super) name: String,
     pub(super) index: u32,
     pub(super) mac: [u8; 6],
@@ -66,28 +66,49 @@ pub(super) fn look(socket: &mut Socket) -> Result<Found, Errno> {
     })
 }
 
-/// Decides what a guest is told, and which interfaces are carried, in the order of their slots. What is switched
-/// off is nobody's, and part of a bridge the bridge's.
-pub(super) fn decide(found: &Found) -> Result<(Network, Vec<Carried>), SurveyError> {
-    let mut carried = Vec::new();
+/// The interfaces that are a VM's, in the order of their numbers. What is switched off is nobody's, and part of a
+/// bridge the bridge's.
+pub(super) fn interfaces(found: &Found) -> Result<Vec<Interface>, SurveyError> {
+    let mut interfaces = Vec::new();
     let used = |link: &&Link| link.is_up() && !link.is_loopback() && link.master.is_none();
-    for link in found.links.iter().filter(used) {
+    for link in found.links.iter().filter(used).filter(|link| !is_tap(&link.name)) {
         let name = link.name.clone();
         match <[u8; 6]>::try_from(link.mac.as_slice()) {
             Ok(mac) if link.is_ethernet() => {
-                carried.push(Carried { name, index: link.index, mac, mtu: link.mtu });
+                interfaces.push(Interface { name, index: link.index, mac, mtu: link.mtu });
             }
             _ => return Err(SurveyError::NoEthernet { name }),
         }
     }
-    carried.sort_by_key(|interface| interface.index);
-    if carried.len() > NETWORK_SLOTS {
-        let names = carried.into_iter().map(|interface| interface.name).collect();
+    interfaces.sort_by_key(|interface| interface.index);
+    if interfaces.len() > NETWORK_SLOTS {
+        let names = interfaces.into_iter().map(|interface| interface.name).collect();
         return Err(SurveyError::TooMany { names });
     }
-    let slots = || (0u8..).zip(&carried);
+    Ok(interfaces)
+}
+
+/// How our own taps are called: with the interface's number behind it.
+const TAP: &str = "mvtap";
+
+/// What an interface's tap is called in its namespace.
+pub(super) fn tap_name(index: u32) -> String {
+    format!("{TAP}{index}")
+}
+
+/// Whether it is called as our taps are, be it that its interface is gone.
+fn is_tap(name: &str) -> bool {
+    name.strip_prefix(TAP).is_some_and(|rest| rest.parse::<u32>().is_ok())
+}
+
+/// What a guest is told that has these interfaces in its slots.
+pub(super) fn network(
+    found: &Found,
+    interfaces: &[Option<Interface>],
+) -> Result<Network, SurveyError> {
+    let slots = || (0u8..).zip(interfaces).filter_map(|(slot, it)| Some((slot, it.as_ref()?)));
     let slot = |index: u32| slots().find(|(_, it)| it.index == index).map(|(slot, _)| slot);
-    let interfaces = slots().map(|(slot, interface)| network::Interface {
+    let told = slots().map(|(slot, interface)| network::Interface {
         slot,
         name: interface.name.clone(),
         mac: interface.mac,
@@ -106,7 +127,8 @@ pub(super) fn decide(found: &Found) -> Result<(Network, Vec<Carried>), SurveyErr
             continue;
         };
         if route.is_more {
-            let name = carried[usize::from(slot)].name.clone();
+            let named = interfaces.get(usize::from(slot)).and_then(Option::as_ref);
+            let name = named.map(|it| it.name.clone()).unwrap_or_default();
             return Err(SurveyError::Route { to: to(), name });
         }
         routes.push(network::Route {
@@ -126,9 +148,7 @@ pub(super) fn decide(found: &Found) -> Result<(Network, Vec<Carried>), SurveyErr
         let Neighbour { index, ip, mac } = *neighbour;
         Some(network::Neighbour { slot: slot(index)?, ip, mac })
     });
-    let network =
-        Network { interfaces: interfaces.collect(), routes, neighbours: neighbours.collect() };
-    Ok((network, carried))
+    Ok(Network { interfaces: told.collect(), routes, neighbours: neighbours.collect() })
 }
 
 /// An interface's addresses, but those of IPv6 that it gives itself.

@@ -3,9 +3,13 @@
 use std::io::Write;
 use std::net::IpAddr;
 
+use std::thread;
+
 use netlink::address::Address;
+use netlink::link::Change;
 use netlink::route::Route;
-use nix::sched::unshare;
+use netlink::{Group, Socket};
+use nix::sched::{CloneFlags, unshare};
 
 use super::*;
 
@@ -80,7 +84,9 @@ fn a_guest_is_told_what_is_there_and_nothing_else() {
         here.add_route(&route(index, "0.0.0.0", 0, Some("169.254.1.1"))).unwrap();
         here.add_route(&route(index, "::", 0, Some("fd00:1::1"))).unwrap();
         let found = survey::look(here).unwrap();
-        let (network, carried) = survey::decide(&found).unwrap();
+        let carried = survey::interfaces(&found).unwrap();
+        let places: Vec<_> = carried.iter().cloned().map(Some).collect();
+        let network = survey::network(&found, &places).unwrap();
         let names: Vec<_> = carried.iter().map(|it| (it.name.as_str(), it.index)).collect();
         assert_eq!(names, [("eth0", index)]);
         let interface = &network.interfaces[0];
@@ -130,12 +136,50 @@ fn a_tap_and_what_is_redirected_go_with_the_vm() {
             }
             Err(error) => panic!("{error}"),
         };
-        let tap = here.link(&tap_name(index)).unwrap();
+        let tap = here.link(&survey::tap_name(index)).unwrap();
         assert!(tap.is_up());
         assert_eq!(here.ingresses().unwrap(), [index, tap.index]);
         assert!(matches!(carry(), Err(NetworkError::Taken { .. })), "one VM in a namespace");
         drop(wiring);
-        assert_eq!(here.link(&tap_name(index)), Err(Errno::NODEV));
+        assert_eq!(here.link(&survey::tap_name(index)), Err(Errno::NODEV));
         assert_eq!(here.ingresses().unwrap(), [0; 0]);
+    });
+}
+
+#[test]
+fn what_becomes_of_a_namespace_is_followed() {
+    elsewhere(|here| {
+        let Held::Carried(mut carried) = carry().unwrap().held else { panic!("nobody follows") };
+        assert!(carried.changes().unwrap().is_none());
+        let index = cable(here, "eth0", &[("10.1.0.5", 24)]);
+        let come = match carried.changes() {
+            Err(NetworkError::Refused { what, source }) if what.starts_with("redirecting") => {
+                let _ = writeln!(std::io::stderr(), "skipped: {what}: {source}");
+                return;
+            }
+            come => come.unwrap().unwrap(),
+        };
+        assert!(matches!(come.wires[..], [(0, Some(_))]), "{come:?}");
+        assert_eq!(come.network.interfaces[0].addresses.len(), 1);
+        assert!(carried.changes().unwrap().is_none(), "our own taps are no news");
+        here.add_route(&route(index, "0.0.0.0", 0, Some("10.1.0.1"))).unwrap();
+        let led = carried.changes().unwrap().unwrap();
+        assert_eq!((led.wires.len(), led.network.routes.len()), (0, 1));
+        let second = cable(here, "eth1", &[]);
+        let more = carried.changes().unwrap().unwrap();
+        assert!(matches!(more.wires[..], [(1, Some(_))]), "{more:?}");
+        here.remove_link(index).unwrap();
+        let gone = carried.changes().unwrap().unwrap();
+        assert!(matches!(gone.wires[..], [(0, None)]), "{gone:?}");
+        let names: Vec<_> = gone.network.interfaces.iter().map(|it| (it.slot, &*it.name)).collect();
+        assert_eq!(names, [(1, "eth1")], "who stays has the slot that he had");
+        for name in ["a", "bb", "ccc", "dddd"] {
+            cable(here, name, &[]);
+        }
+        let refusal = carried.changes().unwrap_err().to_string();
+        assert!(refusal.contains("over the limit of 4"), "{refusal}");
+        assert_eq!(here.ingresses().unwrap()[0], second, "and who is there stays");
+        drop(carried);
+        assert!(!here.ingresses().unwrap().contains(&second));
     });
 }

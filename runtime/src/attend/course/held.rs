@@ -6,7 +6,7 @@ use proto::message::Request;
 use proto::stream::Stream;
 
 use super::{Course, Phase};
-use crate::attend::AttendError;
+use crate::attend::{AttendError, Reached};
 use crate::dial::DialError;
 use crate::exit::Failure;
 use crate::orders::{Order, Ordered};
@@ -27,6 +27,14 @@ where
         let cannot = |what: &str| Failure { message: format!("container {name} {what}"), code: 1 };
         match (ordered.order, phase) {
             (Order::Start, Phase::Held { wait }) => {
+                // What its engine has done to the network by now was done for this.
+                match self.bring_network() {
+                    Err(error @ (AttendError::Network(_) | AttendError::Plug(_))) => {
+                        ordered.answer(Err(Failure::of(&error)));
+                        return Ok(Phase::Held { wait });
+                    }
+                    done => done?,
+                }
                 let start = self.call(Request::Start { container: name })?;
                 self.starter = Some(ordered);
                 Ok(Phase::Starting { start, wait })
@@ -57,7 +65,8 @@ where
         match if stop { vm.pause() } else { vm.resume() } {
             Ok(()) => {
                 self.paused = stop;
-                self.reach(if stop { Status::Paused } else { Status::Running })?;
+                let status = if stop { Status::Paused } else { Status::Running };
+                self.reach(Reached::Status(status))?;
                 ordered.answer(Ok(()));
             }
             Err(error) => ordered.answer(Err(Failure::of(&error))),
@@ -65,12 +74,12 @@ where
         Ok(())
     }
 
-    pub(super) fn reach(&mut self, status: Status) -> Result<(), AttendError> {
+    pub(super) fn reach(&mut self, reached: Reached) -> Result<(), AttendError> {
         match &mut self.attendance.held {
             Some(held) => {
                 // Created or further, it has a name by which others find it.
                 held.caller = None;
-                (held.reached)(status)
+                (held.reached)(reached)
             }
             None => Ok(()),
         }
