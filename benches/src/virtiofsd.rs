@@ -42,7 +42,7 @@ impl Guest {
         fs::create_dir(inside(DATA)).context(DATA)?;
         let init = inside("init");
         let script = format!(
-            "#!/bin/sh\nmount -t virtiofs {TAG} {DATA}\n{PROGRAM} \"$@\" > {DATA}/{SAID} 2>&1\n\
+            "#!/bin/sh\nmount -t virtiofs {TAG} {DATA}\n{PROGRAM} ${{words//,/ }} > {DATA}/{SAID} 2>&1\n\
              umount {DATA}\nreboot -f\n"
         );
         fs::write(&init, script).with_context(|| init.display().to_string())?;
@@ -69,7 +69,8 @@ impl Guest {
     }
 
     fn qemu(&self, words: &[&str]) -> Command {
-        let words = words.join(" ");
+        // What is behind `--` is not for init alone: QEMU says there what devices it has.
+        let words = words.join(",");
         let mut qemu = Command::new("qemu-system-x86_64");
         qemu.env_clear().env("PATH", PATH);
         qemu.args(["-machine", "microvm,accel=kvm,acpi=off,memory-backend=memory"])
@@ -83,7 +84,7 @@ impl Guest {
             .arg(&self.kernel)
             .arg("-initrd")
             .arg(&self.initramfs)
-            .args(["-append", &format!("quiet tsc=reliable reboot=t panic=-1 -- {words}")]);
+            .args(["-append", &format!("quiet tsc=reliable reboot=t panic=-1 words={words}")]);
         qemu.stdin(Stdio::null());
         qemu
     }

@@ -160,6 +160,16 @@ pub(crate) enum PlanError {
         /// Why not.
         why: String,
     },
+    /// What is said about names and makes no sense.
+    #[error("--{option} {word}: {why}")]
+    Names {
+        /// Which option.
+        option: &'static str,
+        /// What was said.
+        word: String,
+        /// What is wrong.
+        why: &'static str,
+    },
     /// A port that is none.
     #[error(transparent)]
     Port(#[from] BadPort),

@@ -67,6 +67,22 @@ pub(crate) struct Wishes {
     #[arg(short, long = "publish", value_name = "[ADDRESS:]HOST:CONTAINER[/udp]")]
     #[serde(default)]
     pub(crate) publish: Vec<String>,
+    /// Ask this server for names, instead of the machine's own.
+    #[arg(long, value_name = "ADDRESS")]
+    #[serde(default)]
+    pub(crate) dns: Vec<String>,
+    /// Look for short names in this domain, instead of the machine's own.
+    #[arg(long, value_name = "DOMAIN")]
+    #[serde(default)]
+    pub(crate) dns_search: Vec<String>,
+    /// Give the resolver this option of resolv.conf(5), instead of the machine's own.
+    #[arg(long, value_name = "OPTION")]
+    #[serde(default)]
+    pub(crate) dns_option: Vec<String>,
+    /// Add a line to /etc/hosts; the host on the container's network is host-gateway.
+    #[arg(long, value_name = "NAME:ADDRESS")]
+    #[serde(default)]
+    pub(crate) add_host: Vec<String>,
     /// The container cannot write to its root.
     #[arg(long)]
     pub(crate) read_only: bool,

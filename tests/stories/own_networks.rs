@@ -22,6 +22,7 @@ crate::stories![
     networks_are_made_listed_and_removed,
     what_no_vm_can_have_is_refused_with_the_reason,
     a_container_of_which_nothing_is_said_is_on_the_default_network,
+    names_are_asked_where_somebody_says,
     the_host_is_as_it_was_when_many_have_come_and_gone,
     what_a_guest_sends_and_receives_is_limited,
 ];
@@ -223,6 +224,38 @@ fn a_container_of_which_nothing_is_said_is_on_the_default_network() {
     let said = Outcome::of(published.env("PATH", "/nowhere")).expect_code(125);
     assert!(said.stderr.contains("no port can be published"), "{}", said.stderr);
     assert_eq!(picture(), before);
+    house.expect_nothing_left();
+}
+
+fn names_are_asked_where_somebody_says() {
+    let house = House::new();
+    let web = start(&house, "web", &["--network", "default"]);
+    let words = "--no-daemon --no-resolv --no-hosts --bind-interfaces --listen-address=10.190.0.1 \
+                 --user=root --pid-file --address=/site.box.test/10.190.0.2";
+    let mut server = Command::new("dnsmasq");
+    let mut server = server.args(words.split_whitespace()).stderr(Stdio::null()).spawn().unwrap();
+    let ask = |options: &[&str], script: &str| {
+        let run = [&["run", "--rm", "--network", "default"], options];
+        let words = [&run.concat()[..], &["demo", "sh", "-c", script]].concat();
+        house.call(words).expect_code(0).text()
+    };
+    let dns = ["--dns", "10.190.0.1", "--dns-search", "box.test", "--dns-option", "ndots:1"];
+    let script = "cat /etc/resolv.conf; \
+                  until wget -q -O - http://site.box.test/; do sleep 0.1; done; wget -q -O - http://site/";
+    let said = ask(&dns, script);
+    let [conf, pages] = said.split_at(said.find("page").unwrap()).into();
+    assert_eq!(pages, "page\npage\n");
+    let mut lines: Vec<_> = conf.lines().collect();
+    lines.sort_unstable();
+    assert_eq!(lines, ["nameserver 10.190.0.1", "options ndots:1", "search box.test"]);
+    let hosts = ["--add-host", "other:10.190.0.2", "--add-host", "me:host-gateway"];
+    assert_eq!(
+        ask(&hosts, "wget -q -O - http://other/; grep me /etc/hosts"),
+        "page\n10.190.0.1\tme\n"
+    );
+    server.kill().unwrap();
+    server.wait().unwrap();
+    end(&house, "web", web);
     house.expect_nothing_left();
 }
 

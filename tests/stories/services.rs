@@ -1,11 +1,14 @@
 //! Programs that people run, from Debian's packages, by way of a registry.
 
+use std::process::Command;
+
 use rustix::process::{Signal, kill_process};
 use tests::{House, Outcome, services_store};
 
 crate::stories![
     redis_answers_its_benchmark,
     nginx_serves,
+    iperf3_measures_both_ways,
     python_passes_tests_of_its_own,
     node_compiles_and_serves_itself,
     postgres_keeps_what_was_committed_when_its_vm_is_killed,
@@ -50,13 +53,34 @@ fn redis_answers_its_benchmark() {
 
 fn nginx_serves() {
     let house = House::new();
-    serve(&house, &["nginx"]);
+    serve(&house, &["--network", "default", "-p", "127.0.0.1:18099:80", "nginx"]);
     let ask = "curl --silent --retry 100 --retry-connrefused --retry-delay 1 http://127.0.0.1/";
     let page = beside(&house, ask).expect_code(0).text();
     assert!(page.contains("Welcome to nginx"), "{page}");
+    assert_eq!(crate::networks::page("127.0.0.1:18099"), page, "as the host sees it");
     // As an engine stops it: it ends by itself, with the code of one that was asked to.
     call(&house, &["stop", "it"]).expect_code(0);
     assert_eq!(call(&house, &["wait", "it"]).expect_code(0).text(), "0\n");
+    remove(&house);
+}
+
+fn iperf3_measures_both_ways() {
+    let house = House::new();
+    serve(&house, &["--network", "default", "nginx", "iperf3", "--server", "--forceflush"]);
+    while !call(&house, &["logs", "it"]).text().contains("Server listening") {
+        std::thread::yield_now();
+    }
+    for way in
+        [&["--bytes", "8M"][..], &["--bytes", "8M", "--reverse"], &["--udp", "--bytes", "1M"]]
+    {
+        let mut client = Command::new("iperf3");
+        client.args(["--json", "--client", "10.190.0.2"]).args(way);
+        let said = Outcome::of(&mut client).expect_code(0).text();
+        let figures: serde_json::Value = serde_json::from_str(&said).unwrap();
+        let end = &figures["end"];
+        let received = end["sum_received"].get("bytes").or(end["sum"].get("bytes"));
+        assert!(received.and_then(|it| it.as_u64()).unwrap() >= 1 << 20, "{way:?}: {said}");
+    }
     remove(&house);
 }
 
@@ -89,7 +113,8 @@ fn postgres_keeps_what_was_committed_when_its_vm_is_killed() {
     // The first time it makes its database, which is on the disk before it is used.
     const SERVE: &str = "cd /var/lib/postgresql && { [ -f data/PG_VERSION ] || \
         { initdb --no-locale --no-sync --auth=trust data && sync; }; } && \
-        exec postgres -D data -k /tmp -c listen_addresses= -c shared_buffers=16MB";
+        echo host all all samenet trust >> data/pg_hba.conf && \
+        exec postgres -D data -k /tmp -c listen_addresses='*' -c shared_buffers=16MB";
     const SUM: &str =
         "select count(*), sum(number), md5(string_agg(word, '' order by number)) from kept";
     let house = House::new();
@@ -98,7 +123,11 @@ fn postgres_keeps_what_was_committed_when_its_vm_is_killed() {
         call(&house, &psql).expect_code(0).text()
     };
     let is_ready = || beside(&house, "until pg_isready -h /tmp; do sleep 0.5; done").expect_code(0);
-    serve(&house, &["--storage", "size=1g", "postgres", "sh", "-c", SERVE]);
+    let network = ["--network", "default"];
+    serve(
+        &house,
+        &[&network, &["--storage", "size=1g", "postgres", "sh", "-c", SERVE][..]].concat(),
+    );
     is_ready();
     ask(
         "create table kept as select number, md5(number::text) as word from generate_series(1, 5000) number",
@@ -119,5 +148,9 @@ fn postgres_keeps_what_was_committed_when_its_vm_is_killed() {
     is_ready();
     assert_eq!(ask(SUM), whole);
     assert!(whole.starts_with("5001|"), "{whole}");
+    // And by its name to somebody else.
+    let visit =
+        ["run", "--rm", "--network", "default", "postgres", "psql", "-h", "it", "-Atc", SUM];
+    assert_eq!(call(&house, &visit).expect_code(0).text(), whole);
     remove(&house);
 }

@@ -49,7 +49,7 @@ const SERVICES: &[Service] = &[
     },
     Service {
         name: "nginx",
-        packages: &["nginx-light", "curl"],
+        packages: &["nginx-light", "curl", "iperf3"],
         command: &["nginx", "-g", "daemon off;"],
         ..PLAIN
     },

@@ -26,6 +26,7 @@ use proto::network::{Address, Interface, Network, Route};
 use proto::spec::Mount;
 
 pub(crate) use self::carried::{Carried, carry, clear};
+pub(crate) use self::names::Names;
 use self::own::{Newcomer, Registry};
 pub(crate) use self::survey::SurveyError;
 use crate::vm::{Card, Wire};

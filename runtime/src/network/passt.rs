@@ -75,7 +75,8 @@ pub(super) fn join(newcomer: &Newcomer, dir: &Path) -> Result<(Wiring, Vec<Mount
             .map_err(refused("a socket for passt"))?;
     let stack = start(newcomer, has_ipv6, theirs, &dir.join(PID_FILE))?;
     let names = format!("{} {}", newcomer.hostname, newcomer.name);
-    let files = names::files(&[(GUEST.into(), names)], &Servers::One(NAMES.into()));
+    let (known, servers) = ([(GUEST.into(), names)], Servers::One(NAMES.into()));
+    let files = names::files(&known, &servers, &newcomer.names, GATEWAY.into());
     let (wire, about) = (Wire::Stream(ours), (mac(&newcomer.id), MTU));
     let wiring = Wiring::of_one(newcomer, wire, about, &homes(has_ipv6), Held::Stack(stack));
     Ok((wiring, files))
@@ -185,6 +186,7 @@ mod tests {
             name: "web".into(),
             hostname: "box".into(),
             ports: ports.iter().map(|word| word.parse().unwrap()).collect(),
+            names: Default::default(),
             to_guest: Default::default(),
             from_guest: Default::default(),
         }

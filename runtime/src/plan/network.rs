@@ -5,6 +5,7 @@ use vmm::spec::Limits;
 use super::PlanError;
 use super::storage::{once, rate};
 use super::values::size;
+use crate::network::Names;
 use crate::network::own::{NONE, Newcomer};
 use crate::state::record::{Id, Name};
 use crate::wishes::Wishes;
@@ -25,10 +26,14 @@ pub(super) fn newcomer(
     for pair in words {
         said.hear(pair).map_err(|why| refused(&why))?;
     }
+    let names = names(wishes)?;
     let [to_guest, from_guest] = said.judge().map_err(|why| refused(&why))?;
     match network {
         NONE | "" if !ports.is_empty() => {
             Err(refused("no port can be published where there is no network"))
+        }
+        NONE | "" if names != Names::default() => {
+            Err(refused("nobody can be asked for names where there is no network"))
         }
         NONE | "" if word.contains(',') => Err(refused("there is nothing to be limited")),
         NONE | "" => Ok(None),
@@ -44,10 +49,41 @@ pub(super) fn newcomer(
             name: name.to_string(),
             hostname: hostname.to_owned(),
             ports,
+            names,
             to_guest,
             from_guest,
         })),
     }
+}
+
+/// What is said about names.
+fn names(wishes: &Wishes) -> Result<Names, PlanError> {
+    let bad = |option, word: &str, why| PlanError::Names { option, word: word.to_owned(), why };
+    let server =
+        |word: &String| word.parse().map_err(|_| bad("dns", word, "that is no IP address"));
+    // What is a word of its own in a file's line.
+    let is_word = |word: &str| !word.is_empty() && !word.contains(|it: char| it.is_whitespace());
+    let whole = |option, words: &[String]| match words.iter().find(|word| !is_word(word)) {
+        Some(word) => Err(bad(option, word, "that is not one word")),
+        None => Ok(words.to_vec()),
+    };
+    let host = |word: &String| {
+        let why = "that is not NAME:ADDRESS, with an IP address or host-gateway";
+        let (name, address) = word.split_once(':').filter(|(name, _)| is_word(name)).ok_or(why)?;
+        let address = address.trim_start_matches('[').trim_end_matches(']');
+        let address = match address {
+            "host-gateway" => None,
+            address => Some(address.parse().map_err(|_| why)?),
+        };
+        Ok((name.to_owned(), address))
+    };
+    let host = |word: &String| host(word).map_err(|why| bad("add-host", word, why));
+    Ok(Names {
+        servers: wishes.dns.iter().map(server).collect::<Result<_, _>>()?,
+        search: whole("dns-search", &wishes.dns_search)?,
+        options: whole("dns-option", &wishes.dns_option)?,
+        hosts: wishes.add_host.iter().map(host).collect::<Result<_, _>>()?,
+    })
 }
 
 /// The words behind a network's name: of what the guest receives, and of what it transmits.
@@ -110,7 +146,12 @@ mod tests {
     use super::*;
 
     fn judged(word: &str) -> Result<Option<Newcomer>, String> {
-        let wishes = Wishes { network: Some(word.to_owned()), ..Wishes::default() };
+        judged_with(|_| (), word)
+    }
+
+    fn judged_with(change: fn(&mut Wishes), word: &str) -> Result<Option<Newcomer>, String> {
+        let mut wishes = Wishes { network: Some(word.to_owned()), ..Wishes::default() };
+        change(&mut wishes);
         let id = Id::from_bits([0xab; 32]);
         newcomer(&wishes, &id, &id.as_name(), "box").map_err(|error| error.to_string())
     }
@@ -126,6 +167,29 @@ mod tests {
         assert_eq!(newcomer.from_guest, from_guest);
         assert_eq!(judged("town").unwrap().unwrap().to_guest, Limits::default());
         assert_eq!(judged("none"), Ok(None));
+    }
+
+    #[test]
+    fn names_are_words_and_addresses() {
+        let of = |option: fn(&mut Wishes) -> &mut Vec<String>, word: &str| {
+            let mut wishes = Wishes { network: Some("town".to_owned()), ..Wishes::default() };
+            option(&mut wishes).push(word.to_owned());
+            names(&wishes).map_err(|error| error.to_string())
+        };
+        let names = of(|wishes| &mut wishes.add_host, "db:[fd00::1]").unwrap();
+        assert_eq!(names.hosts, [("db".to_owned(), "fd00::1".parse().ok())]);
+        let names = of(|wishes| &mut wishes.add_host, "here:host-gateway").unwrap();
+        assert_eq!(names.hosts, [("here".to_owned(), None)]);
+        for word in ["db", ":10.0.0.1", "a b:10.0.0.1", "db:nowhere", "db:", "x\ny:10.0.0.1"] {
+            let said = of(|wishes| &mut wishes.add_host, word).unwrap_err();
+            assert!(said.starts_with(&format!("--add-host {word}: ")), "{said}");
+        }
+        let said = of(|wishes| &mut wishes.dns, "box.test").unwrap_err();
+        assert_eq!(said, "--dns box.test: that is no IP address");
+        let said = of(|wishes| &mut wishes.dns_search, "lan\nnameserver 10.0.0.1").unwrap_err();
+        assert!(said.ends_with("that is not one word"), "{said}");
+        let said = judged_with(|wishes| wishes.dns.push("10.0.0.1".to_owned()), "none");
+        assert!(said.unwrap_err().contains("nobody can be asked for names"));
     }
 
     #[test]

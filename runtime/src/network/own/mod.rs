@@ -30,7 +30,7 @@ use self::network::{Lease, Network};
 pub(crate) use self::ports::{BadPort, Port, Protocol};
 pub(crate) use self::registry::{DEFAULT, Registry, RegistryError};
 use self::registry::{Member, Turn};
-use super::names::{self, Servers};
+use super::names::{self, Names, Servers};
 use super::tap;
 use super::{Held, Home, NetworkError, Wiring, refused};
 use crate::vm::Wire;
@@ -54,6 +54,8 @@ pub(crate) struct Newcomer {
     pub(crate) hostname: String,
     /// What of it can be reached from outside.
     pub(crate) ports: Vec<Port>,
+    /// What it is told of names besides.
+    pub(crate) names: Names,
     /// How fast packets come to it, and leave it.
     pub(crate) to_guest: Limits,
     pub(crate) from_guest: Limits,
@@ -127,7 +129,9 @@ pub(crate) fn join(
     settle(&turn)?;
     let others = turn.leases(&network.name)?;
     drop(turn);
-    let files = names::files(&known(&newcomer.hostname, &lease, &others), &Servers::Machines);
+    let known = known(&newcomer.hostname, &lease, &others);
+    let host = network.gateway4().into();
+    let files = names::files(&known, &Servers::Machines, &newcomer.names, host);
     let wire = Wire::Tap(tap);
     let homes = homes(&network, &lease);
     let wiring = Wiring::of_one(newcomer, wire, (lease.mac, MTU), &homes, Held::Place(place));

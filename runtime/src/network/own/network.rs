@@ -169,6 +169,7 @@ pub(super) mod testing {
             name: name.into(),
             hostname: "box".into(),
             ports: vec![],
+            names: Default::default(),
             to_guest: Default::default(),
             from_guest: Default::default(),
         }
