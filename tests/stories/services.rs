@@ -112,8 +112,8 @@ fn node_compiles_and_serves_itself() {
 fn postgres_keeps_what_was_committed_when_its_vm_is_killed() {
     // The first time it makes its database, which is on the disk before it is used.
     const SERVE: &str = "cd /var/lib/postgresql && { [ -f data/PG_VERSION ] || \
-        { initdb --no-locale --no-sync --auth=trust data && sync; }; } && \
-        echo host all all samenet trust >> data/pg_hba.conf && \
+        { initdb --no-locale --no-sync --auth=trust data && \
+          echo host all all all trust >> data/pg_hba.conf && sync; }; } && \
         exec postgres -D data -k /tmp -c listen_addresses='*' -c shared_buffers=16MB";
     const SUM: &str =
         "select count(*), sum(number), md5(string_agg(word, '' order by number)) from kept";
