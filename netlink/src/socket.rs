@@ -5,10 +5,11 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use rustix::io::Errno;
-use rustix::net::netlink::SocketAddrNetlink;
+use rustix::net::netlink::{NETFILTER, SocketAddrNetlink};
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{
-    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, bind, recv, send, socket_with,
+    AddressFamily, Protocol, RecvFlags, SendFlags, SocketFlags, SocketType, bind, recv, send,
+    socket_with,
 };
 
 use crate::wire::{Message, Read, messages, number};
@@ -22,6 +23,8 @@ pub(crate) const REQUEST: u16 = 1;
 const ACK: u16 = 4;
 /// `NLM_F_ROOT | NLM_F_MATCH`: everything there is.
 const DUMP: u16 = 0x300;
+/// `NLM_F_CREATE`: there may be one.
+pub(crate) const CREATE: u16 = 0x400;
 /// `NLM_F_CREATE | NLM_F_EXCL`: there is none yet.
 pub(crate) const NEW: u16 = 0x600;
 /// `NLM_F_CREATE | NLM_F_REPLACE`.
@@ -56,9 +59,6 @@ pub struct Socket {
 impl Socket {
     /// Opens one in the calling thread's network namespace.
     pub fn open(group: Group) -> Result<Self, Errno> {
-        let flags = SocketFlags::CLOEXEC;
-        // `NETLINK_ROUTE` is number 0, the usual one.
-        let fd = socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, None)?;
         let groups = match group {
             Group::Nobody => 0,
             // `RTMGRP_LINK`.
@@ -66,6 +66,18 @@ impl Socket {
             // And `RTMGRP_IPV4_IFADDR`, `RTMGRP_IPV4_ROUTE`, `RTMGRP_IPV6_IFADDR`, `RTMGRP_IPV6_ROUTE`.
             Group::Changes => 0x551,
         };
+        // `NETLINK_ROUTE` is number 0, the usual one.
+        Self::of(None, groups)
+    }
+
+    /// One by which netfilter is spoken to.
+    pub(crate) fn of_netfilter() -> Result<Self, Errno> {
+        Self::of(Some(NETFILTER), 0)
+    }
+
+    fn of(protocol: Option<Protocol>, groups: u32) -> Result<Self, Errno> {
+        let flags = SocketFlags::CLOEXEC;
+        let fd = socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, protocol)?;
         bind(&fd, &SocketAddrNetlink::new(0, groups))?;
         Ok(Self { fd, sequence: 0 })
     }
@@ -78,6 +90,29 @@ impl Socket {
             for read in messages(&bytes).filter(|read| read.sequence == sequence) {
                 if read.kind == ERROR {
                     return outcome(read);
+                }
+            }
+        }
+    }
+
+    /// Has a batch done: all of it, or nothing.
+    pub(crate) fn order_all(&mut self, batch: Vec<Message>) -> Result<(), Errno> {
+        let (mut bytes, mut last) = (Vec::new(), 0);
+        let ends = [0, batch.len().saturating_sub(1)];
+        for (at, message) in batch.into_iter().enumerate() {
+            // The ends of a batch are not answered.
+            let flags = if ends.contains(&at) { 0 } else { ACK };
+            let (message, sequence) = self.finish(message, flags);
+            last = if flags == ACK { sequence } else { last };
+            bytes.extend(message);
+        }
+        send(&self.fd, &bytes, SendFlags::empty())?;
+        loop {
+            let bytes = self.receive()?;
+            for read in messages(&bytes).filter(|read| read.kind == ERROR) {
+                outcome(read)?;
+                if read.sequence == last {
+                    return Ok(());
                 }
             }
         }
@@ -152,12 +187,18 @@ impl Socket {
     }
 
     fn send(&mut self, message: Message, flags: u16) -> Result<u32, Errno> {
+        let (bytes, sequence) = self.finish(message, flags);
+        send(&self.fd, &bytes, SendFlags::empty())?;
+        Ok(sequence)
+    }
+
+    /// A message as it is sent, and its number.
+    fn finish(&mut self, message: Message, flags: u16) -> (Vec<u8>, u32) {
         self.sequence = self.sequence.wrapping_add(1).max(1);
         let mut bytes = message.finish(self.sequence);
         let all = u16::from_ne_bytes([bytes[6], bytes[7]]) | REQUEST | flags;
         bytes[6..8].copy_from_slice(&all.to_ne_bytes());
-        send(&self.fd, &bytes, SendFlags::empty())?;
-        Ok(self.sequence)
+        (bytes, self.sequence)
     }
 
     fn receive(&self) -> Result<Vec<u8>, Errno> {

@@ -22,7 +22,7 @@ use std::process::{Command, Stdio};
 
 use netlink::address::Address;
 use netlink::link::Change;
-use netlink::{Errno, Group, Socket};
+use netlink::{Errno, Group, Socket, tables};
 use proto::spec::Mount;
 use vmm::spec::Limits;
 
@@ -218,6 +218,10 @@ fn settle(turn: &Turn<'_>) -> Result<(), NetworkError> {
         } else {
             used.push((network, leases));
         }
+    }
+    if used.is_empty() {
+        // The way out of each container that was alone is not to wait for a program to start.
+        return tables::remove(&rules::TABLES).map_err(refused("nftables"));
     }
     nft(&rules::all(&used))
 }
