@@ -179,9 +179,19 @@ fn readdress(
         left_alone(here.remove_address(&kernels_address(address, index))).map_err(refused)?;
     }
     // With the first address of a subnet the kernel takes the others.
-    for address in is.addresses.iter().filter(|it| !gone.is_empty() || !was.addresses.contains(it))
-    {
-        let refused = Refused::at(format!("address {} of {}", address.ip, is.name));
+    let new = |it: &&proto::network::Address| !gone.is_empty() || !was.addresses.contains(it);
+    address(here, index, &is.name, is.addresses.iter().filter(new))
+}
+
+/// Gives an interface these addresses.
+fn address<'a>(
+    here: &mut Socket,
+    index: u32,
+    name: &str,
+    addresses: impl IntoIterator<Item = &'a proto::network::Address>,
+) -> Result<(), Refused> {
+    for address in addresses {
+        let refused = Refused::at(format!("address {} of {name}", address.ip));
         here.add_address(&kernels_address(address, index)).map_err(refused)?;
     }
     Ok(())
@@ -245,10 +255,7 @@ fn raise(here: &mut Socket, index: u32, interface: &Interface) -> Result<(), Ref
     }
     let up = Change { up: Some(true), ..Change::default() };
     here.change_link(index, &up).map_err(Refused::at(name))?;
-    for address in &interface.addresses {
-        let refused = Refused::at(format!("address {} of {name}", address.ip));
-        here.add_address(&kernels_address(address, index)).map_err(refused)?;
-    }
+    address(here, index, name, &interface.addresses)?;
     here.wait_for_link(index, DRIVER).map_err(Refused::at(name))
 }
 

@@ -373,13 +373,13 @@ impl Running {
         let held = awaited.map(|Awaited { orders, caller, created }| {
             let mut created = Some(created);
             let reached = move |reached| {
-                match (&mut record.oci, reached) {
-                    (Some(oci), Reached::Status(status)) => oci.status = status,
-                    (Some(Oci { network: Some(trace), .. }), Reached::Interfaces(names)) => {
-                        trace.interfaces = names;
+                if let Some(oci) = &mut record.oci {
+                    match (reached, &mut oci.network) {
+                        (Reached::Status(status), _) => oci.status = status,
+                        (Reached::Interfaces(names), Some(trace)) => trace.interfaces = names,
+                        // In a namespace that goes with its VM nothing is left.
+                        (Reached::Interfaces(_), None) => return Ok(()),
                     }
-                    // In a namespace that goes with its VM nothing is left.
-                    _ => return Ok(()),
                 }
                 dir.write(record)?;
                 if created.take().is_some_and(|created| !created()) {

@@ -364,7 +364,6 @@ fn read_only(file: &File) -> io::Result<File> {
     File::open(format!("/proc/self/fd/{}", file.as_raw_fd()))
 }
 
-/// A slot for each card, and with `has_every_slot` the empty ones.
 fn inherited(fd: &impl AsRawFd) -> Inherited {
     Inherited(fd.as_raw_fd())
 }

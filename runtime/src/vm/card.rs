@@ -32,7 +32,7 @@ pub(crate) struct Card {
 /// The network slots of a template: an interface more is refused.
 pub(crate) const NETWORK_SLOTS: usize = 4;
 
-/// The slots of a VM with these cards: those that hold one, or all there can be.
+/// A slot for each card, and with `has_every_slot` the empty ones.
 pub(super) fn specs(cards: &[Card], has_every_slot: bool) -> Vec<Option<NetSpec>> {
     let net = |card: &Card| NetSpec {
         wire: match &card.wire {
