@@ -58,6 +58,11 @@ impl Failure {
     }
 }
 
+/// Tells whoever reads standard error of what went wrong and is no failure of what was asked for.
+pub(crate) fn warn(error: &(dyn Error + 'static)) {
+    eprintln!("microvm: warning: {}", Failure::of(error).message);
+}
+
 fn code_of(error: &AttendError) -> u8 {
     match error {
         AttendError::Interrupted { signal } => {

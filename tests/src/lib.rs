@@ -24,7 +24,7 @@ mod tmpfs;
 pub use bundle::Bundle;
 pub use guest::{initramfs_of_this_program, kernel_of_instructions};
 pub use house::{House, Outcome, Running, clear_store, end_everybody, services_store};
-pub use namespace::Namespace;
+pub use namespace::{Namespace, ip};
 pub use noise::Noise;
 pub use stepper::{Step, Way, kill_at};
 pub use systemd::Systemd;

@@ -10,7 +10,7 @@ pub struct Namespace(String);
 impl Namespace {
     /// An empty one, whose loopback is up.
     pub fn new(name: &str) -> Self {
-        ip(&["netns", "add", name]);
+        ip(&format!("netns add {name}"));
         let namespace = Self(name.to_owned());
         namespace.ip("link set lo up");
         namespace
@@ -24,8 +24,7 @@ impl Namespace {
     /// `ip WORDS` in it; what it says.
     #[track_caller]
     pub fn ip(&self, words: &str) -> String {
-        let words: Vec<_> = words.split_whitespace().collect();
-        ip(&[&["-n", &self.0], &words[..]].concat())
+        ip(&format!("-n {} {words}", self.0))
     }
 
     /// A command in it, not started yet.
@@ -48,7 +47,8 @@ impl Drop for Namespace {
     }
 }
 
+/// `ip WORDS` where the story is; what it says.
 #[track_caller]
-fn ip(words: &[&str]) -> String {
-    Outcome::of(Command::new("ip").args(words)).expect_code(0).text()
+pub fn ip(words: &str) -> String {
+    Outcome::of(Command::new("ip").args(words.split_whitespace())).expect_code(0).text()
 }

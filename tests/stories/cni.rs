@@ -9,7 +9,7 @@ use std::thread;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tests::{Bundle, House, Namespace, Outcome};
+use tests::{Bundle, House, Namespace, ip};
 
 use crate::clients::{Containerd, expect_nothing_left};
 use crate::networks::{SERVE, bundle_in, page};
@@ -78,10 +78,6 @@ fn serve(namespace: &Namespace) -> (Bundle, House) {
 fn end(house: &House) {
     house.call(["delete", "--force", "web"]).expect_code(0);
     house.expect_cleared("web");
-}
-
-fn ip(words: &str) {
-    Outcome::of(Command::new("ip").args(words.split(' '))).expect_code(0);
 }
 
 fn a_bridge_and_a_published_port() {

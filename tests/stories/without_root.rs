@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 use tempfile::TempDir;
-use tests::{House, Outcome, Running};
+use tests::{House, Outcome, Running, ip};
 
 use crate::networks::{SERVE, page};
 
@@ -38,19 +38,15 @@ struct Address;
 
 impl Address {
     fn add() -> Self {
-        ip(&["addr", "add", &format!("{OUTSIDE}/32"), "dev", "lo"]);
+        ip(&format!("addr add {OUTSIDE}/32 dev lo"));
         Self
     }
 }
 
 impl Drop for Address {
     fn drop(&mut self) {
-        ip(&["addr", "del", &format!("{OUTSIDE}/32"), "dev", "lo"]);
+        ip(&format!("addr del {OUTSIDE}/32 dev lo"));
     }
-}
-
-fn ip(words: &[&str]) {
-    assert!(Command::new("ip").args(words).status().unwrap().success(), "{words:?}");
 }
 
 /// A user of this machine, with all that is his.

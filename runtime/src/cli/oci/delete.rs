@@ -4,7 +4,7 @@ use clap::Args;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Signal, pidfd_send_signal};
 
-use crate::exit::Failure;
+use crate::exit::{Failure, warn};
 use crate::network::{self, Trace};
 use crate::oci::hooks;
 use crate::oci::state::{Known, State};
@@ -76,7 +76,7 @@ pub(in crate::cli) fn delete(settings: &Settings, id: &str, force: bool) -> Resu
     for hook in &oci.poststop {
         // The container is gone whatever they make of it (runtime specification, "Lifecycle").
         if let Err(error) = hooks::run(std::slice::from_ref(hook), &gone) {
-            eprintln!("microvm: warning: {}", Failure::of(&error).message);
+            warn(&error);
         }
     }
     Ok(())
