@@ -115,6 +115,8 @@ fn row(way: Way, place: &Place, ours: &Ours, peer: &Guest) -> Result<Row> {
         cost(0)?;
         let (without, with) = (cost(0)?, cost(count)?);
         let exits = with.exits.saturating_sub(without.exits);
+        // The whole takes long: whoever waits sees that it goes on.
+        eprintln!("{} on {on}: {count} times in {} ms, {exits} exits", way.name(), ms(with.ns));
         guest.insert(on.to_owned(), Cost { ns: with.ns, exits });
     }
     Ok(Row { way, count, host_ns, guest })
