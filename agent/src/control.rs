@@ -2,9 +2,9 @@
 //!
 //! A pair of `SOCK_SEQPACKET` sockets. A child in a user namespace of its own waits until it was said
 //! there who is who. The child says that it is ready (with its terminal, if it has one) or why it cannot
-//! be; before that, what its root is made of, if that has layers. It then waits for a word to go on, and calls
-//! `execve`, which closes its end: end of file is the news that the program runs. If `execve` fails
-//! it says why instead.
+//! be; before that, what its root is made of, if that has layers, and the file by which it knows others. It then
+//! waits for a word to go on, and calls `execve`, which closes its end: end of file is the news that the program
+//! runs. If `execve` fails it says why instead.
 
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -21,9 +21,14 @@ use rustix::net::{
 /// Room for one packet. A [`Fault`] is a sentence with a path or two in it.
 const PACKET_BYTES: usize = 16 << 10;
 
-/// What a child says: that it is ready, or else that here is what its root is made of; or why it cannot be.
-type Word = Result<bool, Fault>;
-const READY: bool = true;
+/// What a child says, with descriptors; or why it cannot be.
+type Word = Result<u8, Fault>;
+/// That it is ready, with its terminal.
+const READY: u8 = 0;
+/// What its root is made of.
+const LAYERS: u8 = 1;
+/// The file by which its container knows others.
+const ACQUAINTANCES: u8 = 2;
 
 /// The two directories that a root from a disk is made of.
 #[derive(Debug)]
@@ -54,6 +59,8 @@ pub(crate) enum News {
     },
     /// What its root is made of, for who asks what was changed in it. More follows.
     Layers(Layers),
+    /// The file by which its container knows others. More follows.
+    Acquaintances(OwnedFd),
     /// It could not be set up, or its program not be executed. It ends now.
     Fault(Fault),
     /// Its end is closed: the program runs, or the process is dead.
@@ -83,13 +90,14 @@ impl AgentEnd {
         let json = bytes.get(frame::PREFIX_BYTES..length).unwrap_or_default();
         Some(match frame::decode::<Word>(json) {
             Ok(Ok(READY)) => News::Ready { terminal: descriptors.next() },
-            Ok(Ok(_)) => match (descriptors.next(), descriptors.next()) {
+            Ok(Ok(LAYERS)) => match (descriptors.next(), descriptors.next()) {
                 (Some(upper), Some(lower)) => News::Layers(Layers { upper, lower }),
                 _ => News::Closed,
             },
+            Ok(Ok(ACQUAINTANCES)) => descriptors.next().map_or(News::Closed, News::Acquaintances),
             Ok(Err(fault)) => News::Fault(fault),
             // The child is this very program: what it says can only be cut short by its death.
-            Err(_) => News::Closed,
+            Ok(Ok(_)) | Err(_) => News::Closed,
         })
     }
 
@@ -124,7 +132,12 @@ impl ChildEnd {
 
     /// Hands over what its root is made of.
     pub(crate) fn hand_over(&self, layers: &Layers) -> Result<(), Errno> {
-        self.say(&Ok(!READY), &[layers.upper.as_fd(), layers.lower.as_fd()])
+        self.say(&Ok(LAYERS), &[layers.upper.as_fd(), layers.lower.as_fd()])
+    }
+
+    /// Hands over the file by which its container knows others.
+    pub(crate) fn introduce(&self, file: BorrowedFd<'_>) -> Result<(), Errno> {
+        self.say(&Ok(ACQUAINTANCES), &[file])
     }
 
     /// Waits for a word to go on. Returns whether it came.

@@ -7,6 +7,7 @@
 //!
 //! What this crate must not know: images, hypervisors, the network outside, and who asks.
 
+mod acquaintances;
 mod agent;
 mod birth;
 pub mod boot;

@@ -62,6 +62,9 @@ impl Agent {
                 let connected = self.ground.connect(network).map_err(system);
                 Some(connected.map(|()| Reply::Done))
             }
+            Request::Introduce { container, gone, come } => {
+                Some(self.introduce(container, &gone, &come))
+            }
             Request::PowerOff => {
                 self.stop = Some(Stop::PowerOff);
                 Some(Ok(Reply::Done))
@@ -205,6 +208,11 @@ impl Agent {
                 Some(News::Layers(layers)) => {
                     if let Some(alive) = self.alive_mut(&id) {
                         alive.layers = Some(layers);
+                    }
+                }
+                Some(News::Acquaintances(file)) => {
+                    if let Some(alive) = self.alive_mut(&id) {
+                        alive.acquaintances = Some(file);
                     }
                 }
                 Some(News::Ready { terminal }) => self.is_ready(&id, &control, terminal),

@@ -82,6 +82,8 @@ pub(crate) struct Alive {
     pub(crate) stage: Stage,
     /// Of a container's first process: what the container's root is made of.
     pub(crate) layers: Option<Layers>,
+    /// And by which file the container knows others.
+    pub(crate) acquaintances: Option<OwnedFd>,
 }
 
 /// How far a living process has come.
@@ -115,7 +117,14 @@ impl Process {
         waiting: Vec<Waiting>,
     ) -> Self {
         Self {
-            life: Life::Alive(Alive { pid, pidfd, control: None, stage, layers: None }),
+            life: Life::Alive(Alive {
+                pid,
+                pidfd,
+                control: None,
+                stage,
+                layers: None,
+                acquaintances: None,
+            }),
             session,
             relays: Vec::new(),
             undrained: Vec::new(),

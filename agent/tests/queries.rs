@@ -6,6 +6,7 @@ use guest::{
     NO_STREAMS, Running, container, containers_work_here, create, exec, first, process, start,
 };
 use proto::message::{FaultKind, ProcessInfo, Reply, Request};
+use proto::spec::Mount;
 use proto::stream::Stream;
 
 fn processes(agent: &mut Running, name: &str) -> Vec<ProcessInfo> {
@@ -165,4 +166,36 @@ fn what_a_container_puts_in_the_place_of_its_processes_is_not_read() {
     });
     let none = Request::ReadProc { container: "d".into(), files: vec![".".into()] };
     assert_eq!(agent.host.call(none), Ok(Reply::Files { files: vec![] }));
+}
+
+#[test]
+fn a_container_hears_of_others_without_losing_what_it_wrote() {
+    if !containers_work_here("introduce") {
+        return;
+    }
+    let mut agent = Running::start();
+    let known = |text: &str| Mount {
+        destination: "/etc/hosts".into(),
+        content: Some(text.into()),
+        introduces: true,
+        options: vec!["ro".into()],
+        ..Mount::default()
+    };
+    agent.sleeper("c", |spec| spec.mounts.push(known("127.0.0.1\tlocalhost\n10.0.0.2\tone\n")));
+    agent.sleeper("alone", |_| {});
+    let introduce = |container: &str, gone: &[&str], come: &[&str]| {
+        let lines = |lines: &[&str]| lines.iter().map(|line| line.to_string()).collect();
+        let (gone, come) = (lines(gone), lines(come));
+        Request::Introduce { container: container.into(), gone, come }
+    };
+    let file = format!("/proc/{}/root/etc/hosts", processes(&mut agent, "c")[0].pid);
+    let one = "10.0.0.2\tone";
+    let reply = agent.host.call(introduce("c", &[one], &["10.0.0.3\ttwo"]));
+    assert_eq!(reply, Ok(Reply::Done), "whether or not the container may write there");
+    let text = std::fs::read_to_string(&file).unwrap();
+    assert_eq!(text, "127.0.0.1\tlocalhost\n10.0.0.3\ttwo\n");
+    assert_eq!(agent.host.call(introduce("alone", &[], &[one])), Ok(Reply::Done));
+    let nobody = agent.host.call(introduce("nobody", &[], &[one])).unwrap_err();
+    assert_eq!(nobody.kind, FaultKind::NoSuchProcess);
+    agent.end();
 }

@@ -114,6 +114,17 @@ impl Link {
     }
 }
 
+/// What has become of interfaces.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct News {
+    /// The names of those that are there and new, or other than they were.
+    pub there: Vec<String>,
+    /// The names of those that are gone.
+    pub gone: Vec<String>,
+    /// More has happened than is said here.
+    pub some_lost: bool,
+}
+
 /// What becomes of an interface. What is `None` stays.
 #[derive(Clone, Debug, Default)]
 pub struct Change<'a> {
@@ -186,6 +197,24 @@ impl Socket {
         self.order(Message::new(DEL_LINK, 0, &header(index, None)))
     }
 
+    /// What has become of interfaces since that was asked last, without waiting. The socket has to be one that hears of
+    /// links.
+    pub fn link_news(&self) -> Result<News, Errno> {
+        let mut news = News::default();
+        let whole = self.drain(|message| {
+            // A bridge tells of its ports by the same words, and a port that leaves it is not gone.
+            let is_of_links = message.body.first() == Some(&0);
+            let link = Link::read(message.body).filter(|_| is_of_links);
+            match (message.kind, link) {
+                (NEW_LINK, Some(link)) => news.there.push(link.name),
+                (DEL_LINK, Some(link)) => news.gone.push(link.name),
+                _ => {}
+            }
+        })?;
+        news.some_lost = !whole;
+        Ok(news)
+    }
+
     /// Waits until an interface works, `time` at most. The socket has to be one that hears of links.
     pub fn wait_for_link(&mut self, index: u32, time: Duration) -> Result<(), Errno> {
         let deadline = Instant::now() + time;
@@ -239,6 +268,27 @@ mod tests {
             assert_eq!(socket.add_bridge(&named("b")), Err(Errno::EXIST));
             socket.remove_link(one.index).unwrap();
             assert_eq!(socket.link("two"), Err(Errno::NODEV), "the other end is gone too");
+        });
+    }
+
+    #[test]
+    fn who_listens_hears_of_links_that_come_and_go() {
+        elsewhere(|| {
+            let mut socket = Socket::open(Group::Nobody).unwrap();
+            let listener = Socket::open(Group::Links).unwrap();
+            assert_eq!(listener.link_news(), Ok(News::default()));
+            let named = |name| Change { name: Some(name), ..Change::default() };
+            socket.add_bridge(&named("b")).unwrap();
+            let bridge = socket.link("b").unwrap().index;
+            socket.add_cable(&named("one"), &named("two")).unwrap();
+            let one = socket.link("one").unwrap().index;
+            socket.change_link(one, &Change { master: Some(bridge), ..Change::default() }).unwrap();
+            socket.change_link(one, &Change { master: Some(0), ..Change::default() }).unwrap();
+            let news = listener.link_news().unwrap();
+            assert!(["b", "one", "two"].iter().all(|name| news.there.contains(&(*name).into())));
+            assert_eq!((news.gone, news.some_lost), (vec![], false), "none of them went");
+            socket.remove_link(bridge).unwrap();
+            assert_eq!(listener.link_news().unwrap().gone, ["b"]);
         });
     }
 }

@@ -172,15 +172,24 @@ impl Socket {
 
     /// Takes what nobody asked for off the socket, and says whether there was anything.
     pub fn has_news(&self) -> Result<bool, Errno> {
-        let mut bytes = Vec::with_capacity(MOST);
         let mut any = false;
+        let whole = self.drain(|_| any = true)?;
+        // More than there was room for is news, too.
+        Ok(any || !whole)
+    }
+
+    /// Takes what nobody asked for off the socket for `read`, without waiting; whether that is all of it.
+    pub(crate) fn drain(&self, mut read: impl FnMut(Read<'_>)) -> Result<bool, Errno> {
+        let mut bytes = Vec::with_capacity(MOST);
+        let mut whole = true;
         loop {
+            bytes.clear();
             let room: &mut [MaybeUninit<u8>] = bytes.spare_capacity_mut();
             match recv(&self.fd, room, RecvFlags::DONTWAIT) {
-                // More than there was room for is news, too.
-                Ok(_) | Err(Errno::NOBUFS) => any = true,
+                Ok(((got, _), _)) => messages(got).for_each(&mut read),
+                Err(Errno::NOBUFS) => whole = false,
                 Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) => return Ok(any),
+                Err(Errno::AGAIN) => return Ok(whole),
                 Err(errno) => return Err(errno),
             }
         }

@@ -141,6 +141,17 @@ pub enum Request {
         /// All of it.
         network: Network,
     },
+    /// Lets a container know who has come to its network and who has left it, by lines of the file that is there for
+    /// it ([`Mount::introduces`](crate::spec::Mount::introduces)). What else stands in the file stays. Answered by
+    /// [`Reply::Done`], also for a container without such a file.
+    Introduce {
+        /// The container.
+        container: String,
+        /// Lines that are taken out, as far as they are there.
+        gone: Vec<String>,
+        /// Lines that are added at its end.
+        come: Vec<String>,
+    },
     /// Ends every process, writes everything back and powers off. Answered by [`Reply::Done`] just
     /// before.
     PowerOff,

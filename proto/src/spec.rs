@@ -232,6 +232,10 @@ pub struct Mount {
     /// Instead of a source: what stands in a file of the container's own that is mounted there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub content: Option<String>,
+    /// Of such a file: by it the container knows others, and [`Request::Introduce`](crate::message::Request::Introduce)
+    /// changes it.
+    #[serde(default, skip_serializing_if = "crate::is_false")]
+    pub introduces: bool,
     /// As `mount -o` takes them.
     #[serde(default)]
     pub options: Vec<String>,

@@ -25,7 +25,7 @@ use proto::stream::Stream;
 use self::course::Course;
 use crate::dial::DialError;
 use crate::host::HostError;
-use crate::network::{Carried, NetworkError};
+use crate::network::{Followed, NetworkError};
 use crate::orders::Orders;
 use crate::relay::Front;
 use crate::session::{Session, SessionError};
@@ -60,6 +60,8 @@ pub(crate) struct Attendance<'a> {
     pub(crate) front: Front,
     /// It waits to be told to start, and may be told more later.
     pub(crate) held: Option<Held<'a>>,
+    /// What is followed of its VM's network.
+    pub(crate) network: Option<Followed<'a>>,
     /// Where the time went.
     pub(crate) timeline: &'a Timeline,
 }
@@ -79,8 +81,6 @@ pub(crate) struct Held<'a> {
     pub(crate) orders: &'a Orders,
     /// Hangs up when nobody waits any more for the container to be created.
     pub(crate) caller: Option<OwnedFd>,
-    /// The namespace that the VM has its network from, if it can follow what becomes of that.
-    pub(crate) network: Option<&'a mut Carried>,
     /// Hears of each state before whoever ordered it does.
     pub(crate) reached: Box<dyn FnMut(Reached) -> Result<(), AttendError> + 'a>,
 }

@@ -366,10 +366,7 @@ impl Running {
         let process = ProcessId { container: self.plan.name.to_string(), exec: None };
         let mut worth_keeping = false;
         let (dir, record, keep_it) = (&self.claim.dir, &mut self.record, &mut worth_keeping);
-        let network = match &mut self.held {
-            network::Held::Carried(carried) if self.vm.has_free_slots() => Some(carried),
-            _ => None,
-        };
+        let network = self.held.followed(self.vm.has_free_slots());
         let held = awaited.map(|Awaited { orders, caller, created }| {
             let mut created = Some(created);
             let reached = move |reached| {
@@ -388,7 +385,7 @@ impl Running {
                 *keep_it = true;
                 Ok(())
             };
-            Held { orders, caller: Some(caller), network, reached: Box::new(reached) }
+            Held { orders, caller: Some(caller), reached: Box::new(reached) }
         });
         let mut has_started = false;
         let end = Attendance {
@@ -402,6 +399,7 @@ impl Running {
             signals,
             front,
             held,
+            network,
             timeline,
         }
         .see_through(

@@ -141,6 +141,7 @@ impl Visited {
             signals,
             front,
             held: None,
+            network: None,
             timeline: &Timeline::new(false),
         };
         let wish = Wish::Exec(Box::new(process));

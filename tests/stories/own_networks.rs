@@ -16,6 +16,7 @@ use crate::networks::{SERVE, page};
 
 crate::stories![
     containers_reach_each_other_by_name_and_the_world_by_a_port,
+    who_comes_later_is_known_by_name_until_he_leaves,
     a_network_is_gone_with_the_last_who_was_on_it,
     what_a_killed_supervisor_has_left_goes_with_the_next,
     a_guest_cannot_speak_for_another,
@@ -72,6 +73,37 @@ fn containers_reach_each_other_by_name_and_the_world_by_a_port() {
     let exec = ["exec", "web", "sh", "-c", "grep -c web /etc/hosts; ls /sys/class/net"];
     assert_eq!(house.call(exec).expect_code(0).text(), "2\neth0\nlo\n");
     end(&house, "web", web);
+    house.expect_nothing_left();
+}
+
+fn who_comes_later_is_known_by_name_until_he_leaves() {
+    let house = House::new();
+    let on_it = ["--network", "default"];
+    let first = start(&house, "first", &on_it);
+    let alone = start(&house, "alone", &["--network", "none"]);
+    let own = "10.9.9.9 written";
+    house.call(["exec", "first", "sh", "-c", &format!("echo {own} >> /etc/hosts")]).expect_code(0);
+    let later = start(&house, "later", &on_it);
+    let killed = start(&house, "killed", &on_it);
+    // What is told to a guest is told soon, and not at once.
+    let sees = |container: &str, test: &str| {
+        let script = format!("until {test}; do sleep 0.1; done; cat /etc/hosts");
+        house.call(["exec", container, "sh", "-c", &script]).expect_code(0).text()
+    };
+    let hosts = sees("first", "grep -q killed /etc/hosts && grep -q later /etc/hosts");
+    assert!(hosts.contains(own), "what the container wrote is still there: {hosts}");
+    let wget = ["exec", "first", "wget", "-q", "-O", "-", "http://later/"];
+    assert_eq!(house.call(wget).expect_code(0).text(), "page\n");
+    killed.signal(Signal::KILL);
+    killed.finish().expect_code(137);
+    end(&house, "later", later);
+    let hosts = sees("first", "! grep -q -e later -e killed /etc/hosts");
+    assert_eq!(hosts.lines().count(), 5, "localhost, itself and what it wrote: {hosts}");
+    let hosts = house.call(["exec", "alone", "cat", "/etc/hosts"]).expect_code(0).text();
+    assert!(!hosts.contains("first"), "{hosts}");
+    house.call(["rm", "killed"]).expect_code(0);
+    end(&house, "first", first);
+    end(&house, "alone", alone);
     house.expect_nothing_left();
 }
 

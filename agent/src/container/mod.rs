@@ -130,7 +130,10 @@ pub(crate) fn set_up(
     }
     let root = Within::new(&tree);
     for mount in &spec.mounts {
-        mounts::mount(&root, mount)?;
+        let file = mounts::mount(&root, mount)?;
+        if let Some(file) = file.filter(|_| mount.introduces) {
+            control.introduce(file.as_fd()).map_err(step("acquaintances"))?;
+        }
     }
     devices::make(&root, spec, stage)?;
     root.make_directory(&spec.process.cwd)

@@ -72,8 +72,9 @@ pub(crate) struct FileSystemError {
     said: String,
 }
 
-/// Makes one of a container's `mounts` and puts it in its place, which is made if it is missing.
-pub(crate) fn mount(root: &Within<'_>, mount: &Mount) -> Result<(), MountError> {
+/// Makes one of a container's `mounts` and puts it in its place, which is made if it is missing. Gives the file that
+/// was made for it, if there is one.
+pub(crate) fn mount(root: &Within<'_>, mount: &Mount) -> Result<Option<OwnedFd>, MountError> {
     let destination = || mount.destination.display().to_string();
     let step = |step: &'static str| {
         move |errno| MountError::Step { destination: destination(), step, errno }
@@ -101,7 +102,7 @@ pub(crate) fn mount(root: &Within<'_>, mount: &Mount) -> Result<(), MountError> 
     }
     if options.remount {
         let place = root.find(&mount.destination).map_err(step("destination"))?;
-        return change(place.as_fd(), &options).map_err(step("remount"));
+        return change(place.as_fd(), &options).map(|()| None).map_err(step("remount"));
     }
     // What is masked and made read-only later is looked for at the usual places: an image may not
     // move them.
@@ -111,8 +112,13 @@ pub(crate) fn mount(root: &Within<'_>, mount: &Mount) -> Result<(), MountError> 
     {
         return Err(MountError::OnLink { destination: destination(), kind: kind.to_owned() });
     }
+    let mut file = None;
     let (tree, is_directory) = match (bind, &mount.content) {
-        (_, Some(content)) => (file_with(content).map_err(step("content"))?, false),
+        (_, Some(content)) => {
+            let (tree, made) = file_with(content).map_err(step("content"))?;
+            file = Some(made);
+            (tree, false)
+        }
         (Some(bind), None) => bound(mount, bind)?,
         (None, None) => (new_mount(root, mount, &options)?, true),
     };
@@ -138,7 +144,8 @@ pub(crate) fn mount(root: &Within<'_>, mount: &Mount) -> Result<(), MountError> 
         below(&tree, mount, submount)?;
     }
     let recursive = Options { own: MountAttributes::default(), ..options };
-    change(tree.as_fd(), &recursive).map_err(step("recursive options"))
+    change(tree.as_fd(), &recursive).map_err(step("recursive options"))?;
+    Ok(file)
 }
 
 fn is_link(root: &Within<'_>, path: &Path) -> bool {
@@ -215,23 +222,23 @@ fn below(tree: &OwnedFd, mount: &Mount, submount: &Submount) -> Result<(), Mount
     attach(copy.as_fd(), place.as_fd()).map_err(step("mount"))
 }
 
-/// A file with this in it, alone on a file system of its own. That is mounted in the calling process's mount
+/// What can be mounted as a file with this in it, alone on a file system of its own, and the file. That is mounted in the calling process's mount
 /// namespace, because of one that is nowhere no part can be mounted elsewhere.
-fn file_with(content: &str) -> Result<OwnedFd, Errno> {
+fn file_with(content: &str) -> Result<(OwnedFd, OwnedFd), Errno> {
     const NAME: &str = "file";
     match rustix::fs::mkdir(boot::FILES, Mode::from_raw_mode(0o700)) {
         Ok(()) | Err(Errno::EXIST) => {}
         Err(errno) => return Err(errno),
     }
     let room = file_system("tmpfs", None, &[], MountAttrFlags::empty()).map_err(|it| it.errno)?;
-    let flags = OFlags::CREATE | OFlags::WRONLY | OFlags::CLOEXEC;
+    let flags = OFlags::CREATE | OFlags::RDWR | OFlags::CLOEXEC;
     let file = rustix::fs::openat(&room, NAME, flags, Mode::from_raw_mode(0o644))?;
     let mut left = content.as_bytes();
     while !left.is_empty() {
         left = &left[rustix::io::write(&file, left)?..];
     }
     move_mount(&room, "", CWD, boot::FILES, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
-    copy_of(&room, Path::new(NAME), Bind::One)
+    Ok((copy_of(&room, Path::new(NAME), Bind::One)?, file))
 }
 
 fn new_mount(root: &Within<'_>, mount: &Mount, options: &Options) -> Result<OwnedFd, MountError> {

@@ -49,3 +49,19 @@ fn a_network_stands() {
     let said = std::str::from_utf8(&said[4..]).unwrap();
     assert!(said.ends_with(&format!(r#","network":{json}}}"#)), "{said}");
 }
+
+#[test]
+fn calls_about_the_network_stand() {
+    stands(
+        call(Request::Connect { network: Network::default() }),
+        r#"{"id":7,"request":{"do":"connect","network":{"interfaces":[],"routes":[],"neighbours":[]}}}"#,
+    );
+    let (gone, come) = (vec!["10.0.0.2\tone".into()], vec!["10.0.0.3\ttwo".into()]);
+    stands(
+        call(Request::Introduce { container: "web".into(), gone, come }),
+        concat!(
+            r#"{"id":7,"request":{"do":"introduce","container":"web","#,
+            r#""gone":["10.0.0.2\tone"],"come":["10.0.0.3\ttwo"]}}"#,
+        ),
+    );
+}

@@ -177,8 +177,9 @@ where
         let held = self.attendance.held.as_ref();
         // Before that there is nobody to be told, and behind it nobody to use it.
         let follows = matches!(phase, Phase::Held { .. } | Phase::Running { .. });
-        let network = held.and_then(|held| held.network.as_deref());
-        let network = network.filter(|_| follows && self.session_open);
+        // What comes while the last of it is on its way is brought together.
+        let follows = follows && self.session_open && self.connection.is_none();
+        let network = self.attendance.network.as_ref().filter(|_| follows);
         let sources: [(Source, Option<BorrowedFd<'_>>); 8] = [
             (Source::Reports, vm.map(Vm::reports)),
             (Source::Session, self.session_open.then_some(self.attendance.session.as_fd())),

@@ -109,6 +109,7 @@ impl Story {
             signals: &signals,
             front: Front::Log(File::options().append(true).open(log.path()).unwrap()),
             held: None,
+            network: None,
             timeline: &Timeline::new(true),
         };
         let connect = |streams: &[Stream]| Ok(streams.iter().copied().zip(host_ends).collect());

@@ -19,14 +19,16 @@ mod tap;
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 
 use netlink::Errno;
 use proto::network::{Address, Interface, Network, Route};
 use proto::spec::Mount;
 
-pub(crate) use self::carried::{Carried, carry, clear};
+pub(crate) use self::carried::{Carried, Changes, carry, clear};
 pub(crate) use self::names::Names;
+pub(crate) use self::own::{Introductions, Peers};
 use self::own::{Newcomer, Registry};
 pub(crate) use self::survey::SurveyError;
 use crate::vm::{Card, Wire};
@@ -147,6 +149,36 @@ pub(crate) enum Held {
     Place(own::Place),
     /// A network stack of its own runs for it.
     Stack(passt::Stack),
+}
+
+impl Held {
+    /// What can be followed of it in a VM that has free slots or has none.
+    pub(crate) fn followed(&mut self, has_free_slots: bool) -> Option<Followed<'_>> {
+        match self {
+            Self::Carried(carried) if has_free_slots => Some(Followed::Carried(carried)),
+            Self::Place(place) => place.peers().map(Followed::Peers),
+            Self::Nothing | Self::Carried(_) | Self::Stack(_) => None,
+        }
+    }
+}
+
+/// What becomes of a VM's network while it runs.
+#[derive(Debug)]
+pub(crate) enum Followed<'a> {
+    /// Interfaces, addresses and routes of a network namespace.
+    Carried(&'a mut Carried),
+    /// Who else is on a network of our own.
+    Peers(&'a mut Peers),
+}
+
+impl AsFd for Followed<'_> {
+    /// Readable when something may have changed.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Carried(carried) => carried.as_fd(),
+            Self::Peers(peers) => peers.as_fd(),
+        }
+    }
 }
 
 /// Why a container of which nothing is said is on no network.

@@ -48,7 +48,8 @@ pub(super) fn files(
         Servers::One(server) => asked_of(*server, &texts[0]),
     };
     let resolv_conf = instead(resolv_conf, wanted);
-    vec![file("/etc/hosts", hosts(&known)), file("/etc/resolv.conf", resolv_conf)]
+    let hosts = Mount { introduces: true, ..file("/etc/hosts", hosts(&known)) };
+    vec![hosts, file("/etc/resolv.conf", resolv_conf)]
 }
 
 /// A text with the lines that are wanted in the places of its own of that kind.
@@ -73,8 +74,13 @@ fn instead(text: String, wanted: &Names) -> String {
 }
 
 fn hosts(known: &[(IpAddr, String)]) -> String {
-    let lines = known.iter().map(|(address, names)| format!("{address}\t{names}\n"));
+    let lines = known.iter().map(|(address, names)| line(*address, names) + "\n");
     std::iter::once(LOCALHOST.to_owned()).chain(lines).collect()
+}
+
+/// A line of `/etc/hosts`.
+pub(super) fn line(address: IpAddr, names: &str) -> String {
+    format!("{address}\t{names}")
 }
 
 /// What a text says, but for the servers.

@@ -8,7 +8,8 @@ use proto::stream::Stream;
 use super::{Course, Phase};
 use crate::attend::{AttendError, Reached};
 use crate::dial::DialError;
-use crate::exit::Failure;
+use crate::exit::warn;
+use crate::network::{Changes, Followed, Introductions};
 use crate::session::SessionError;
 
 impl<C, S> Course<'_, C, S>
@@ -28,9 +29,23 @@ where
 
     /// The same for whoever has to know whether all is well.
     pub(super) fn bring_network(&mut self) -> Result<(), AttendError> {
-        let network = self.attendance.held.as_mut().and_then(|held| held.network.as_mut());
-        let (Some(network), Some(vm)) = (network, &self.attendance.vm) else { return Ok(()) };
-        let Some(changes) = network.changes()? else { return Ok(()) };
+        match &mut self.attendance.network {
+            None => Ok(()),
+            Some(Followed::Carried(carried)) => match carried.changes()? {
+                Some(changes) => self.bring_interfaces(changes),
+                None => Ok(()),
+            },
+            Some(Followed::Peers(peers)) => {
+                let Some(Introductions { gone, come }) = peers.changes()? else { return Ok(()) };
+                let container = self.attendance.process.container.clone();
+                self.connection = Some(self.call(Request::Introduce { container, gone, come })?);
+                Ok(())
+            }
+        }
+    }
+
+    fn bring_interfaces(&mut self, changes: Changes) -> Result<(), AttendError> {
+        let Some(vm) = &self.attendance.vm else { return Ok(()) };
         for (slot, tap) in changes.wires {
             vm.plug(slot, tap).map_err(AttendError::Plug)?;
         }
@@ -56,8 +71,4 @@ where
             }
         }
     }
-}
-
-fn warn(error: &(dyn std::error::Error + 'static)) {
-    eprintln!("microvm: warning: {}", Failure::of(error).message);
 }

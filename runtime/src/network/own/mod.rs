@@ -11,13 +11,14 @@
 //! network holds a lock, which the kernel lets go of when he dies however that may be.
 
 mod network;
+mod peers;
 mod ports;
 mod registry;
 mod rules;
 
 use std::fs;
 use std::io::{self, Write};
-use std::net::{IpAddr, TcpListener, UdpSocket};
+use std::net::{TcpListener, UdpSocket};
 use std::process::{Command, Stdio};
 
 use netlink::address::Address;
@@ -27,6 +28,7 @@ use proto::spec::Mount;
 use vmm::spec::Limits;
 
 use self::network::{Lease, Network};
+pub(crate) use self::peers::{Introductions, Peers};
 pub(crate) use self::ports::{BadPort, Port, Protocol};
 pub(crate) use self::registry::{DEFAULT, Registry, RegistryError};
 use self::registry::{Member, Turn};
@@ -66,8 +68,17 @@ pub(crate) struct Newcomer {
 pub(crate) struct Place {
     registry: Registry,
     member: Option<Member>,
+    /// Once it is there.
+    peers: Option<Peers>,
     /// So that nobody else on this machine takes them meanwhile.
     _reserved: Vec<Reserved>,
+}
+
+impl Place {
+    /// Who else is there.
+    pub(crate) fn peers(&mut self) -> Option<&mut Peers> {
+        self.peers.as_mut()
+    }
 }
 
 impl Drop for Place {
@@ -110,7 +121,7 @@ pub(crate) fn join(
     let lease = member.lease().clone();
     // From here on what is done is undone if a step fails, for which it has to be nobody's turn.
     drop(turn);
-    let place = Place { registry, member: Some(member), _reserved: reserved };
+    let mut place = Place { registry, member: Some(member), peers: None, _reserved: reserved };
     let turn = place.registry.turn()?;
     bridge(&network)?;
     let tap = tap::open(&lease.tap)
@@ -127,25 +138,18 @@ pub(crate) fn join(
     };
     socket.change_link(port?, &up).map_err(refused(&lease.tap))?;
     settle(&turn)?;
-    let others = turn.leases(&network.name)?;
+    let peers = Peers::meet(&turn, &network.name, &lease)?;
     drop(turn);
-    let known = known(&newcomer.hostname, &lease, &others);
+    // A container knows itself and those who are on its network.
+    let own = lease.known_as(&format!("{} {}", newcomer.hostname, lease.name));
+    let known: Vec<_> = own.into_iter().chain(peers.names()).collect();
+    place.peers = Some(peers);
     let host = network.gateway4().into();
     let files = names::files(&known, &Servers::Machines, &newcomer.names, host);
     let wire = Wire::Tap(tap);
     let homes = homes(&network, &lease);
     let wiring = Wiring::of_one(newcomer, wire, (lease.mac, MTU), &homes, Held::Place(place));
     Ok((wiring, files))
-}
-
-/// A container knows itself and those who are on its network.
-fn known(hostname: &str, lease: &Lease, others: &[Lease]) -> Vec<(IpAddr, String)> {
-    let of = |lease: &Lease, names: String| {
-        [(lease.ip4.into(), names.clone()), (IpAddr::from(lease.ip6), names)]
-    };
-    let others = others.iter().filter(|other| other.ip4 != lease.ip4);
-    let others = others.flat_map(|other| of(other, other.name.clone()));
-    of(lease, format!("{hostname} {}", lease.name)).into_iter().chain(others).collect()
 }
 
 /// What a guest has, and who leads it elsewhere.
@@ -256,19 +260,4 @@ fn reserve(port: &Port) -> Result<Reserved, NetworkError> {
         Protocol::Udp => UdpSocket::bind(at).map(Reserved::Packets),
     };
     reserved.map_err(|source| NetworkError::Refused { what: format!("port {port}"), source })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::network::testing::lease;
-    use super::*;
-
-    #[test]
-    fn a_container_knows_itself_and_its_neighbours() {
-        let known = known("box", &lease(2), &[lease(2), lease(3)]);
-        let words: Vec<_> = known.iter().map(|(ip, names)| format!("{ip} {names}")).collect();
-        let expected =
-            ["10.190.7.2 box c2", "fd4d:5600:7::2 box c2", "10.190.7.3 c3", "fd4d:5600:7::3 c3"];
-        assert_eq!(words, expected);
-    }
 }

@@ -1,6 +1,6 @@
 //! What a network is, and a place on one: names and addresses, which follow from each other.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use serde::{Deserialize, Serialize};
 
@@ -13,6 +13,9 @@ pub(super) const PREFIX6: u8 = 64;
 
 /// The longest name: a bridge's, which begins with `mv-`, has 15 characters.
 const MAX_NAME: usize = 12;
+
+/// How the names of guests' taps begin.
+pub(super) const TAP: &str = "mt";
 
 /// A network.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -119,12 +122,22 @@ impl Lease {
         let id: String = newcomer.id.chars().take(12).collect();
         Self {
             name: newcomer.name.clone(),
-            tap: format!("mt{id}"),
+            tap: format!("{TAP}{id}"),
             mac: [2, b'M', a, b, c, d],
             ip4,
             ip6: network.host6(host),
             ports: newcomer.ports.clone(),
         }
+    }
+
+    /// The file that stands for him among those of networks.
+    pub(super) fn file(&self, network: &str) -> String {
+        format!("{network}@{}", self.ip4)
+    }
+
+    /// By which addresses he is known by these names.
+    pub(super) fn known_as(&self, names: &str) -> [(IpAddr, String); 2] {
+        [(self.ip4.into(), names.to_owned()), (self.ip6.into(), names.to_owned())]
     }
 
     pub(super) fn mac_words(&self) -> String {

@@ -106,6 +106,43 @@ impl Registry {
         Self(PathBuf::from(PLACE))
     }
 
+    #[cfg(test)]
+    pub(super) fn at(place: PathBuf) -> Self {
+        Self(place)
+    }
+
+    /// The names of the files of those who are on a network, or were.
+    pub(super) fn files_of(&self, network: &str) -> Result<Vec<String>, RegistryError> {
+        let names = self.files()?.into_iter().filter_map(|path| {
+            let name = path.file_name()?.to_str()?.to_owned();
+            name.strip_prefix(network).is_some_and(|rest| rest.starts_with('@')).then_some(name)
+        });
+        Ok(names.collect())
+    }
+
+    /// Whom a file stands for, if he is still there.
+    pub(super) fn holder(&self, file: &str) -> Result<Option<Lease>, RegistryError> {
+        let path = self.0.join(file);
+        let opened = match File::open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            opened => opened.map_err(at(&path))?,
+        };
+        match flock(&opened, FlockOperation::NonBlockingLockShared) {
+            Err(Errno::WOULDBLOCK) => read(&path).map(Some),
+            Err(error) => Err(at(&path)(error.into())),
+            Ok(()) => Ok(None),
+        }
+    }
+
+    fn files(&self) -> Result<Vec<PathBuf>, RegistryError> {
+        let entries = fs::read_dir(&self.0).map_err(at(&self.0))?;
+        let mut files = entries
+            .map(|entry| Ok(entry.map_err(at(&self.0))?.path()))
+            .collect::<Result<Vec<_>, RegistryError>>()?;
+        files.sort();
+        Ok(files)
+    }
+
     /// The right to change anything, which others wait for.
     pub(crate) fn turn(&self) -> Result<Turn<'_>, RegistryError> {
         let path = self.0.join("lock");
@@ -154,6 +191,11 @@ impl Drop for Member {
 }
 
 impl Turn<'_> {
+    /// Of which registry.
+    pub(super) fn registry(&self) -> &Registry {
+        self.registry
+    }
+
     /// The network of this name.
     pub(crate) fn network(&self, name: &str) -> Result<Network, RegistryError> {
         let networks = self.networks()?;
@@ -164,7 +206,7 @@ impl Turn<'_> {
     /// Every network, by name.
     pub(crate) fn networks(&self) -> Result<Vec<Network>, RegistryError> {
         let mut networks = vec![Network::numbered(DEFAULT, 0)];
-        for path in self.files()? {
+        for path in self.registry.files()? {
             if path.extension().is_some_and(|ending| ending == "json") {
                 networks.push(read(&path)?);
             }
@@ -225,16 +267,10 @@ impl Turn<'_> {
     /// Those who are on a network.
     pub(crate) fn leases(&self, name: &str) -> Result<Vec<Lease>, RegistryError> {
         let mut leases = Vec::new();
-        for path in self.files()? {
-            let file_name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            if file_name.strip_prefix(name).is_none_or(|rest| !rest.starts_with('@')) {
-                continue;
-            }
-            let file = File::open(&path).map_err(at(&path))?;
-            match flock(&file, FlockOperation::NonBlockingLockShared) {
-                Err(Errno::WOULDBLOCK) => leases.push(read(&path)?),
-                Err(error) => return Err(at(&path)(error.into())),
-                Ok(()) => fs::remove_file(&path).map_err(at(&path))?,
+        for file in self.registry.files_of(name)? {
+            match self.registry.holder(&file)? {
+                Some(lease) => leases.push(lease),
+                None => self.forget(&file)?,
             }
         }
         leases.sort_by_key(|lease: &Lease| lease.ip4);
@@ -251,7 +287,7 @@ impl Turn<'_> {
         let free = network.hosts().find(|host| !taken.contains(&network.host4((*host).into())));
         let host = free.ok_or_else(|| RegistryError::Full { name: network.name.clone() })?;
         let lease = Lease::new(network, host, newcomer);
-        let path = self.registry.0.join(format!("{}@{}", network.name, lease.ip4));
+        let path = self.registry.0.join(lease.file(&network.name));
         let lock = write(&path, &lease)?;
         flock(&lock, FlockOperation::NonBlockingLockExclusive)
             .map_err(|error| at(&path)(error.into()))?;
@@ -261,7 +297,7 @@ impl Turn<'_> {
     /// Takes along what says nothing any more: without networks and guests there is nothing to keep.
     pub(crate) fn leave(self) -> Result<(), RegistryError> {
         let lock = self.registry.0.join("lock");
-        if self.files()?.iter().all(|path| *path == lock) {
+        if self.registry.files()?.iter().all(|path| *path == lock) {
             fs::remove_file(&lock).map_err(at(&lock))?;
             // Somebody else may be there by now, or have something beside it.
             let _ = fs::remove_dir(&self.registry.0);
@@ -270,14 +306,13 @@ impl Turn<'_> {
         Ok(())
     }
 
-    fn files(&self) -> Result<Vec<PathBuf>, RegistryError> {
-        let here = &self.registry.0;
-        let entries = fs::read_dir(here).map_err(at(here))?;
-        let mut files = entries
-            .map(|entry| Ok(entry.map_err(at(here))?.path()))
-            .collect::<Result<Vec<_>, RegistryError>>()?;
-        files.sort();
-        Ok(files)
+    /// Takes away the file of somebody who is gone, who may be doing that himself.
+    fn forget(&self, file: &str) -> Result<(), RegistryError> {
+        let path = self.registry.0.join(file);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(at(&path)(error)),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -304,7 +339,7 @@ mod tests {
     #[test]
     fn a_place_is_free_again_when_its_holder_is_gone_however_that_was() {
         let directory = tempfile::tempdir().unwrap();
-        let registry = Registry(directory.path().join("networks"));
+        let registry = Registry::at(directory.path().join("networks"));
         let turn = registry.turn().unwrap();
         let network = turn.network(DEFAULT).unwrap();
         let admit = |name| turn.admit(&network, &newcomer(name)).unwrap();
@@ -333,7 +368,7 @@ mod tests {
     #[test]
     fn networks_are_made_apart_from_each_other() {
         let directory = tempfile::tempdir().unwrap();
-        let registry = Registry(directory.path().join("a/networks"));
+        let registry = Registry::at(directory.path().join("a/networks"));
         let turn = registry.turn().unwrap();
         assert_eq!(turn.create("one", None).unwrap().words(), "10.190.1.0/24");
         assert_eq!(turn.create("two", Some("172.20.0.0/16")).unwrap().words(), "172.20.0.0/16");
@@ -358,7 +393,7 @@ mod tests {
     #[test]
     fn a_full_network_says_so() {
         let directory = tempfile::tempdir().unwrap();
-        let registry = Registry(directory.path().to_owned());
+        let registry = Registry::at(directory.path().to_owned());
         let turn = registry.turn().unwrap();
         let network = turn.create("small", Some("10.1.2.0/29")).unwrap();
         let members: Vec<_> =

@@ -1,0 +1,140 @@
+//! Who else is on a network, followed while they come and go.
+//!
+//! Whoever comes has written down who he is before there is a tap for him, and the tap goes when his VM does, however
+//! that ends. So the kernel's news of interfaces says when to look, and no more is looked at than they name.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use netlink::link::News;
+use netlink::{Group, Socket};
+
+use super::super::{NetworkError, names, refused};
+use super::Registry;
+use super::network::{Lease, TAP};
+use super::registry::Turn;
+
+/// Who else is on a network.
+#[derive(Debug)]
+pub(crate) struct Peers {
+    news: Socket,
+    registry: Registry,
+    network: String,
+    /// By the name of the file that stands for him, and without whoever asks.
+    known: BTreeMap<String, Lease>,
+    own: String,
+}
+
+/// Lines of `/etc/hosts` that are other than they were.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Introductions {
+    /// Of those who have left.
+    pub(crate) gone: Vec<String>,
+    /// Of those who have come.
+    pub(crate) come: Vec<String>,
+}
+
+impl Peers {
+    /// Those who are there but for the one with the lease `own`.
+    pub(super) fn meet(turn: &Turn<'_>, network: &str, own: &Lease) -> Result<Self, NetworkError> {
+        // Whoever hears first and looks then misses nobody.
+        let news = Socket::open(Group::Links).map_err(refused("news of the network"))?;
+        let (registry, network) = (turn.registry().clone(), network.to_owned());
+        let own = own.file(&network);
+        let leases = turn.leases(&network)?.into_iter();
+        let known = leases.map(|lease| (lease.file(&network), lease));
+        let known = known.filter(|(file, _)| *file != own).collect();
+        Ok(Self { news, registry, network, known, own })
+    }
+
+    /// How those are known who are there.
+    pub(super) fn names(&self) -> impl Iterator<Item = (IpAddr, String)> {
+        self.known.values().flat_map(|lease| lease.known_as(&lease.name))
+    }
+
+    /// What has changed since it was asked last, if anything has.
+    pub(crate) fn changes(&mut self) -> Result<Option<Introductions>, NetworkError> {
+        let news = self.news.link_news().map_err(refused("news of the network"))?;
+        let before = self.known.clone();
+        self.look(&news)?;
+        let lines = |leases: &BTreeMap<_, _>, others: &BTreeMap<_, _>| -> Vec<_> {
+            let moved = leases.iter().filter(|(file, lease)| others.get(*file) != Some(*lease));
+            moved.flat_map(|(_, lease): (_, &Lease)| lines_of(lease)).collect()
+        };
+        let gone = lines(&before, &self.known);
+        let come = lines(&self.known, &before);
+        Ok((gone != come).then_some(Introductions { gone, come }))
+    }
+
+    fn look(&mut self, news: &News) -> Result<(), NetworkError> {
+        self.known.retain(|_, lease| !news.some_lost && !news.gone.contains(&lease.tap));
+        let is_new = |name: &String| {
+            name.starts_with(TAP) && self.known.values().all(|lease| lease.tap != *name)
+        };
+        if !news.some_lost && !news.there.iter().any(is_new) {
+            return Ok(());
+        }
+        for file in self.registry.files_of(&self.network)? {
+            if file == self.own || self.known.contains_key(&file) {
+                continue;
+            }
+            if let Some(lease) = self.registry.holder(&file)? {
+                self.known.insert(file, lease);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl AsFd for Peers {
+    /// Readable when something may have changed.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.news.as_fd()
+    }
+}
+
+fn lines_of(lease: &Lease) -> [String; 2] {
+    lease.known_as(&lease.name).map(|(address, names)| names::line(address, &names))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::network::testing::newcomer;
+    use super::*;
+
+    #[test]
+    fn others_are_met_when_their_taps_come_and_forgotten_when_they_go() {
+        let directory = tempfile::tempdir().unwrap();
+        let registry = Registry::at(directory.path().join("networks"));
+        let turn = registry.turn().unwrap();
+        let network = turn.create("town", None).unwrap();
+        let admit = |name| turn.admit(&network, &newcomer(name)).unwrap();
+        let (one, two) = (admit("one"), admit("two"));
+        let mut peers = Peers::meet(&turn, "town", two.lease()).unwrap();
+        let names: Vec<_> = peers.names().map(|(_, name)| name).collect();
+        assert_eq!(names, ["one", "one"], "by both addresses");
+        let three = admit("three");
+        let [first, third] = [&one, &three].map(|member| member.lease().clone());
+        let news = |there: &[&Lease], gone: &[&Lease]| {
+            let taps = |leases: &[&Lease]| leases.iter().map(|lease| lease.tap.clone()).collect();
+            News { there: taps(there), gone: taps(gone), some_lost: false }
+        };
+        let known = |peers: &Peers| -> Vec<_> {
+            peers.known.values().map(|lease| lease.name.clone()).collect()
+        };
+        peers.look(&news(&[two.lease()], &[])).unwrap();
+        assert_eq!(known(&peers), ["one"], "one's own is no news");
+        peers.look(&news(&[&third], &[])).unwrap();
+        assert_eq!(known(&peers), ["one", "three"]);
+        drop(one);
+        peers.look(&news(&[], &[&first])).unwrap();
+        assert_eq!(known(&peers), ["three"]);
+        drop(three);
+        let four = admit("four");
+        assert_eq!(four.lease().ip4, first.ip4, "an address is another's now");
+        peers.look(&News { some_lost: true, ..News::default() }).unwrap();
+        assert_eq!(known(&peers), ["four"]);
+        assert_eq!(lines_of(four.lease())[0], "10.190.1.2\tfour");
+    }
+}
