@@ -97,7 +97,7 @@ mod tests {
         let (one, two) = ("10.0.0.2\tone", "10.0.0.3\ttwo");
         assert_eq!(change(&[one], &[two]), b"127.0.0.1\tlocalhost\n# mine\xff\n10.0.0.3\ttwo\n");
         assert_eq!(change(&[two, one], &[]), b"127.0.0.1\tlocalhost\n# mine\xff\n");
-        assert_eq!(change(&["# mine"], &[one, one]).len(), 20 + 7 + 2 * 13);
+        assert_eq!(change(&["# mine"], &[one, one]).len(), 20 + 8 + 2 * 13, "that is another line");
         assert_eq!(changed(b"", &[], &lines(&[one])), b"10.0.0.2\tone\n");
     }
 

@@ -3,7 +3,7 @@
 mod guest;
 
 use guest::{
-    NO_STREAMS, Running, container, containers_work_here, create, exec, first, process, start,
+    NO_STREAMS, Running, container, containers_work_here, create, exec, first, process, start, text,
 };
 use proto::message::{FaultKind, ProcessInfo, Reply, Request};
 use proto::spec::Mount;
@@ -188,12 +188,14 @@ fn a_container_hears_of_others_without_losing_what_it_wrote() {
         let (gone, come) = (lines(gone), lines(come));
         Request::Introduce { container: container.into(), gone, come }
     };
-    let file = format!("/proc/{}/root/etc/hosts", processes(&mut agent, "c")[0].pid);
     let one = "10.0.0.2\tone";
     let reply = agent.host.call(introduce("c", &[one], &["10.0.0.3\ttwo"]));
     assert_eq!(reply, Ok(Reply::Done), "whether or not the container may write there");
-    let text = std::fs::read_to_string(&file).unwrap();
-    assert_eq!(text, "127.0.0.1\tlocalhost\n10.0.0.3\ttwo\n");
+    let id = exec("c", "cat");
+    let [out, _err] = [Stream::Stdout, Stream::Stderr].map(|stream| agent.attach(&id, stream));
+    let spec = Box::new(process(&["cat", "/etc/hosts"]));
+    agent.host.call(Request::Exec { process: id, spec }).unwrap();
+    assert_eq!(text(out), "127.0.0.1\tlocalhost\n10.0.0.3\ttwo\n");
     assert_eq!(agent.host.call(introduce("alone", &[], &[one])), Ok(Reply::Done));
     let nobody = agent.host.call(introduce("nobody", &[], &[one])).unwrap_err();
     assert_eq!(nobody.kind, FaultKind::NoSuchProcess);
