@@ -1,7 +1,8 @@
 //! What is said to a Linux kernel about its network (rtnetlink(7)): the guest's and the host's.
 //!
 //! A [`Socket`] belongs to the network namespace that its thread was in when it was opened. What can be said
-//! stands in one file for each thing: [`link`], [`address`], [`route`], [`neighbour`], [`traffic`], [`tables`].
+//! stands in one file for each thing: [`link`], [`address`], [`route`], [`neighbour`], [`traffic`], [`tables`] and what a [`rule`]
+//! in them says.
 //!
 //! Our own few hundred lines and not the field's crates: those know every attribute there is, which is half a
 //! megabyte in each guest, and these are bytes for our own kernels alone.
@@ -12,6 +13,7 @@ pub mod address;
 pub mod link;
 pub mod neighbour;
 pub mod route;
+pub mod rule;
 mod socket;
 pub mod tables;
 pub mod traffic;
@@ -30,7 +32,8 @@ fn family(address: &IpAddr) -> u8 {
     }
 }
 
-fn octets(address: &IpAddr) -> Vec<u8> {
+/// An address as it stands in a packet.
+pub fn octets(address: &IpAddr) -> Vec<u8> {
     match address {
         IpAddr::V4(address) => address.octets().into(),
         IpAddr::V6(address) => address.octets().into(),

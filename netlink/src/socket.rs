@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::net::netlink::{NETFILTER, SocketAddrNetlink};
-use rustix::net::sockopt::{Timeout, set_socket_timeout};
+use rustix::net::sockopt::{Timeout, set_socket_send_buffer_size_force, set_socket_timeout};
 use rustix::net::{
     AddressFamily, Protocol, RecvFlags, SendFlags, SocketFlags, SocketType, bind, recv, send,
     socket_with,
@@ -25,6 +25,8 @@ const ACK: u16 = 4;
 const DUMP: u16 = 0x300;
 /// `NLM_F_CREATE`: there may be one.
 pub(crate) const CREATE: u16 = 0x400;
+/// `NLM_F_APPEND`: behind those that are there.
+pub(crate) const APPEND: u16 = 0x800;
 /// `NLM_F_CREATE | NLM_F_EXCL`: there is none yet.
 pub(crate) const NEW: u16 = 0x600;
 /// `NLM_F_CREATE | NLM_F_REPLACE`.
@@ -34,6 +36,9 @@ const CHANGED: u16 = 0x10;
 
 /// As much as the kernel says at once.
 const MOST: usize = 64 << 10;
+
+/// What the kernel needs beside a packet.
+const ROOM: usize = 64 << 10;
 
 /// How often a list is begun again that changes under us.
 const PATIENCE: usize = 16;
@@ -95,17 +100,24 @@ impl Socket {
         }
     }
 
-    /// Has a batch done: all of it, or nothing.
-    pub(crate) fn order_all(&mut self, batch: Vec<Message>) -> Result<(), Errno> {
-        let (mut bytes, mut last) = (Vec::new(), 0);
-        let ends = [0, batch.len().saturating_sub(1)];
-        for (at, message) in batch.into_iter().enumerate() {
-            // The ends of a batch are not answered.
-            let flags = if ends.contains(&at) { 0 } else { ACK };
+    /// Has a batch done, without its ends: all of it, or nothing.
+    pub(crate) fn order_all(
+        &mut self,
+        [begin, end]: [Message; 2],
+        batch: Vec<Message>,
+    ) -> Result<(), Errno> {
+        let (mut bytes, count) = (self.finish(begin, 0).0, batch.len());
+        let mut last = 0;
+        for (number, message) in (1..).zip(batch) {
+            // One answer for all of them, since there is room for some hundreds. Whatever is wrong is said before.
+            let flags = if number == count { ACK } else { 0 };
             let (message, sequence) = self.finish(message, flags);
-            last = if flags == ACK { sequence } else { last };
             bytes.extend(message);
+            last = sequence;
         }
+        bytes.extend(self.finish(end, 0).0);
+        // It is one packet.
+        set_socket_send_buffer_size_force(&self.fd, bytes.len() + ROOM)?;
         send(&self.fd, &bytes, SendFlags::empty())?;
         loop {
             let bytes = self.receive()?;

@@ -154,14 +154,17 @@ fn cgroups() -> Fact {
     fair("cgroups", "none mounted", "mount cgroup2 at /sys/fs/cgroup to limit VMs on the host")
 }
 
-/// What networks need: a tap of the kernel's, or for those who may have none the network stack in user space.
+/// What networks need: nftables and a tap of the kernel's, or for those who may have none the network stack in user space.
 fn network() -> Fact {
-    if rustix::process::geteuid().is_root() {
-        return tun();
-    }
     match network::usual() {
+        Ok(_) if rustix::process::geteuid().is_root() => tun(),
         Ok(program) => good("network", program),
-        Err(missing) => fair("network", missing.to_string(), "install it for container networks"),
+        Err(missing @ network::Missing::Passt) => {
+            fair("network", missing.to_string(), "install it for container networks")
+        }
+        Err(missing @ network::Missing::Nftables(_)) => {
+            fair("network", missing.to_string(), "load nf_tables for container networks")
+        }
     }
 }
 

@@ -22,7 +22,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 
-use netlink::Errno;
+use netlink::{Errno, tables};
 use proto::network::{Address, Interface, Network, Route};
 use proto::spec::Mount;
 
@@ -50,11 +50,6 @@ pub(crate) enum NetworkError {
     /// What is written about networks of our own.
     #[error(transparent)]
     Registry(#[from] own::RegistryError),
-    /// There is no nftables.
-    #[error(
-        "networks of microvm's own need nft, which is not installed: Debian has it in nftables"
-    )]
-    NoNft,
     /// The network stack in user space does not begin.
     #[error("passt: {0}")]
     Passt(String),
@@ -187,22 +182,21 @@ pub(crate) enum Missing {
     /// For whoever is not root.
     #[error("passt is not installed (Debian package passt), and other networks are for root")]
     Passt,
-    /// Who makes the rules.
-    #[error("nft is not installed (Debian package nftables)")]
-    Nft,
+    /// Who keeps the rules.
+    #[error("this kernel does not let us use nftables: {0}")]
+    Nftables(Errno),
 }
 
 /// The network of a container of which nothing is said, as far as it can be seen without trying what there can
 /// be.
 pub(crate) fn usual() -> Result<&'static str, Missing> {
-    let (name, program, missing) = if rustix::process::geteuid().is_root() {
-        (own::DEFAULT, "nft", Missing::Nft)
-    } else {
-        (passt::NAME, passt::PROGRAM, Missing::Passt)
-    };
+    if rustix::process::geteuid().is_root() {
+        return tables::can_be_used().map(|()| own::DEFAULT).map_err(Missing::Nftables);
+    }
     let path = std::env::var_os("PATH").unwrap_or_default();
     let mut places = std::env::split_paths(&path);
-    if places.any(|place| place.join(program).is_file()) { Ok(name) } else { Err(missing) }
+    let is_there = places.any(|place| place.join(passt::PROGRAM).is_file());
+    is_there.then_some(passt::NAME).ok_or(Missing::Passt)
 }
 
 /// Puts a container on the network that it wants to be on, with `dir` for what belongs to it alone; and what it

@@ -17,9 +17,7 @@ mod registry;
 mod rules;
 
 use std::fs;
-use std::io::{self, Write};
 use std::net::{TcpListener, UdpSocket};
-use std::process::{Command, Stdio};
 
 use netlink::address::Address;
 use netlink::link::Change;
@@ -223,34 +221,11 @@ fn settle(turn: &Turn<'_>) -> Result<(), NetworkError> {
             used.push((network, leases));
         }
     }
-    if used.is_empty() {
-        // The way out of each container that was alone is not to wait for a program to start.
-        return tables::remove(&rules::TABLES).map_err(refused("nftables"));
-    }
-    nft(&rules::all(&used))
-}
-
-/// Has nftables do all of `script` or nothing.
-fn nft(script: &str) -> Result<(), NetworkError> {
-    let refused = |source| NetworkError::Refused { what: "nft".to_owned(), source };
-    let mut nft = Command::new("nft");
-    nft.args(["-f", "-"]).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
-    let mut nft = nft.spawn().map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound => NetworkError::NoNft,
-        _ => refused(error),
-    })?;
-    nft.stdin
-        .take()
-        .map(|mut stdin| stdin.write_all(script.as_bytes()))
-        .transpose()
-        .map_err(refused)?;
-    let said = nft.wait_with_output().map_err(refused)?;
-    if said.status.success() {
-        return Ok(());
-    }
-    let words = String::from_utf8_lossy(&said.stderr);
-    let first = words.lines().next().unwrap_or_default().to_owned();
-    Err(refused(io::Error::other(first)))
+    let settled = match used.is_empty() {
+        true => tables::remove(&rules::TABLES),
+        false => tables::replace(&rules::all(&used)),
+    };
+    settled.map_err(refused("nftables"))
 }
 
 fn reserve(port: &Port) -> Result<Reserved, NetworkError> {

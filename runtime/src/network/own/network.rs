@@ -140,10 +140,6 @@ impl Lease {
         [(self.ip4.into(), names.to_owned()), (self.ip6.into(), names.to_owned())]
     }
 
-    pub(super) fn mac_words(&self) -> String {
-        self.mac.map(|byte| format!("{byte:02x}")).join(":")
-    }
-
     /// The address that an interface gives itself (RFC 4291, appendix A).
     pub(super) fn link_local(&self) -> Ipv6Addr {
         let [a, b, c, d, e, f] = self.mac;
