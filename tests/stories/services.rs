@@ -1,6 +1,9 @@
 //! Programs that people run, from Debian's packages, by way of a registry.
 
-use std::process::Command;
+use std::fs;
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
 
 use rustix::process::{Signal, kill_process};
 use tests::{House, Outcome, services_store};
@@ -9,6 +12,7 @@ crate::stories![
     redis_answers_its_benchmark,
     nginx_serves,
     iperf3_measures_both_ways,
+    apt_get_installs_by_way_of_a_proxy,
     python_passes_tests_of_its_own,
     node_compiles_and_serves_itself,
     postgres_keeps_what_was_committed_when_its_vm_is_killed,
@@ -81,6 +85,81 @@ fn iperf3_measures_both_ways() {
         let received = end["sum_received"].get("bytes").or(end["sum"].get("bytes"));
         assert!(received.and_then(|it| it.as_u64()).unwrap() >= 1 << 20, "{way:?}: {said}");
     }
+    remove(&house);
+}
+
+/// A program beside a story, which ends with it.
+struct Beside(Child);
+
+impl Beside {
+    /// Starts it, and waits until it serves at this address.
+    fn start(command: &mut Command, address: &str) -> Self {
+        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
+        let mut beside = Self(child);
+        while TcpStream::connect(address).is_err() {
+            assert!(beside.0.try_wait().unwrap().is_none(), "{command:?} has ended");
+            std::thread::yield_now();
+        }
+        beside
+    }
+}
+
+impl Drop for Beside {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A place for apt-get to install from, with one package in it.
+fn repository(place: &Path) {
+    let package = place.join("package");
+    fs::create_dir_all(package.join("DEBIAN")).unwrap();
+    fs::create_dir_all(package.join("usr/share/story")).unwrap();
+    fs::write(package.join("usr/share/story/word"), "it came through\n").unwrap();
+    let control = "Package: story\nVersion: 1\nArchitecture: all\nMaintainer: nobody\n\
+                   Description: a word\n";
+    fs::write(package.join("DEBIAN/control"), control).unwrap();
+    let say = |words: &[&str]| {
+        let mut command = Command::new(words[0]);
+        Outcome::of(command.args(&words[1..]).current_dir(place)).expect_code(0).text()
+    };
+    say(&["dpkg-deb", "--root-owner-group", "--build", "package", "story.deb"]);
+    let sum = say(&["sha256sum", "story.deb"]);
+    let (sum, _) = sum.split_once(' ').unwrap();
+    let bytes = fs::metadata(place.join("story.deb")).unwrap().len();
+    let about = format!("{control}Filename: ./story.deb\nSize: {bytes}\nSHA256: {sum}\n");
+    fs::write(place.join("Packages"), about).unwrap();
+}
+
+fn apt_get_installs_by_way_of_a_proxy() {
+    let place = tempfile::tempdir().unwrap();
+    let house = House::new();
+    serve(&house, &["--network", "default", "nginx", "sleep", "1000"]);
+    // What is served on the host's loopback a guest reaches by the proxy alone.
+    let (served, proxied) = ("127.0.0.1:18120", "10.190.0.1:18121");
+    repository(place.path());
+    let mut server = Command::new("busybox");
+    server.args(["httpd", "-f", "-p", served, "-h"]).arg(place.path());
+    let _server = Beside::start(&mut server, served);
+    let settings = place.path().join("tinyproxy.conf");
+    let words = "Port 18121\nListen 10.190.0.1\nAllow 10.190.0.0/24\nTimeout 600\n";
+    fs::write(&settings, words).unwrap();
+    let mut proxy = Command::new("tinyproxy");
+    let _proxy = Beside::start(proxy.args(["-d", "-c"]).arg(&settings), proxied);
+
+    let source = format!(
+        "rm -f /etc/apt/sources.list.d/*; echo 'deb [trusted=yes] http://{served}/ ./' \
+         > /etc/apt/sources.list; "
+    );
+    let direct = format!("{source} apt-get -o Acquire::Retries=0 --error-on=any update");
+    let refused = beside(&house, &direct).expect_code(100);
+    assert!(refused.stderr.contains("Connection refused"), "{}", refused.stderr);
+    let apt_get = format!("apt-get -o Acquire::http::Proxy=http://{proxied} --quiet --yes");
+    let install =
+        format!("{apt_get} update && {apt_get} install story && cat /usr/share/story/word");
+    let said = beside(&house, &install).expect_code(0).text();
+    assert!(said.ends_with("it came through\n"), "{said}");
     remove(&house);
 }
 

@@ -41,6 +41,7 @@ const PACKAGES: &[&str] = &[
     "qemu-system-x86",
     "runc",
     "skopeo",
+    "tinyproxy-bin",
     "umoci",
     "virtiofsd",
     // To look at what happened.
