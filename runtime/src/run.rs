@@ -179,7 +179,7 @@ pub(crate) fn run(
     let mut claimed = planned.claim(&root)?;
     drop(volumes);
     if let Some(newcomer) = &newcomer {
-        let (wiring, files) = network::join(newcomer, claimed.place())?;
+        let (wiring, files) = network::join(newcomer, claimed.vcpus(), claimed.place())?;
         claimed.connect(wiring, None);
         claimed.add_files(files);
         timeline.mark("network ready");

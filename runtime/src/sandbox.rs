@@ -228,6 +228,11 @@ impl Claimed {
         self.planned.plan.ram_bytes
     }
 
+    /// The virtual CPUs it will have.
+    pub(crate) fn vcpus(&self) -> u8 {
+        self.planned.plan.vcpus
+    }
+
     /// Says what hooks in the guest hear of its state.
     pub(crate) fn tell_start_hooks(&mut self, state: &str) {
         for hook in &mut self.planned.plan.container.start_hooks {

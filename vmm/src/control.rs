@@ -112,7 +112,7 @@ impl Owner {
         };
         let done = match (serde_json::from_slice(&packet[..length]), descriptor) {
             (Ok(Order::Capture), _) => return Some(Cause::CaptureOrdered),
-            (Ok(Order::Plug { slot }), Some(tap)) => plug(slot, Some(Plug::Tap(tap.into()))),
+            (Ok(Order::Plug { slot }), Some(tap)) => plug(slot, Some(Plug::Tap(vec![tap.into()]))),
             (Ok(Order::Plug { .. }), None) => Err("no tap came with it".to_owned()),
             (Ok(Order::Unplug { slot }), _) => plug(slot, None),
             (Err(error), _) => Err(error.to_string()),

@@ -44,8 +44,8 @@ enum RunError {
     CaptureFile(#[source] io::Error),
     #[error("saving the machine was ordered, and nothing given to save it to")]
     NothingToSaveTo,
-    #[error("thread of a disk: {0}")]
-    DiskThread(#[source] io::Error),
+    #[error("thread of a device: {0}")]
+    DeviceThread(#[source] io::Error),
     #[error("event loop: {0}")]
     EventLoop(#[from] io::Error),
 }
@@ -103,17 +103,22 @@ fn run(spec: &VmSpec, mut inheritance: Inheritance, control: &Control) -> Result
         memory: machine.memory_bus.clone(),
         ports: machine.port_bus.clone(),
         ends: ends.clone(),
-        start_line: Arc::new(Barrier::new(machine.vcpus.len() + machine.disk_loops.len() + 1)),
+        start_line: Arc::new(Barrier::new(
+            machine.vcpus.len() + machine.disk_loops.len() + machine.net_loops.len() + 1,
+        )),
         saved_msrs: saved_msrs.into(),
     };
-    let Machine { vcpus, last_words, disk_loops, net_slots, leave, body, .. } = machine;
+    let Machine { vcpus, last_words, disk_loops, net_loops, net_slots, leave, body, .. } = machine;
     event_loop.subscribe(|watch| Owner::new(control.clone(), ends.clone(), net_slots, &watch))?;
     let saving = match capture {
         Some(_) => Saving::Allowed,
         None => Saving::Forbidden,
     };
     for own in disk_loops {
-        serve_disk(own, &surroundings).map_err(RunError::DiskThread)?;
+        serve("disk", jail::confine_disk, own, &surroundings).map_err(RunError::DeviceThread)?;
+    }
+    for own in net_loops {
+        serve("net", jail::confine_net, own, &surroundings).map_err(RunError::DeviceThread)?;
     }
     let vcpus = vcpu::spawn(vcpus, &surroundings, move || jail::confine_vcpu(saving))?;
     jail::confine_event_loop(saving)?;
@@ -142,16 +147,21 @@ fn run(spec: &VmSpec, mut inheritance: Inheritance, control: &Control) -> Result
     Ok(ending)
 }
 
-/// Starts the thread of a disk that has some for itself. It waits at the start line like all others.
-fn serve_disk(event_loop: EventLoop, surroundings: &Surroundings) -> io::Result<()> {
+/// Starts a thread of a device that has some for itself. It waits at the start line like all others.
+fn serve(
+    name: &'static str,
+    confine: fn() -> Result<(), JailError>,
+    event_loop: EventLoop,
+    surroundings: &Surroundings,
+) -> io::Result<()> {
     let (start_line, ends) = (surroundings.start_line.clone(), surroundings.ends.clone());
-    let thread = thread::Builder::new().name("disk".to_owned()).stack_size(DISK_STACK_BYTES);
+    let thread = thread::Builder::new().name(name.to_owned()).stack_size(DEVICE_STACK_BYTES);
     thread.spawn(move || {
-        let jailed = jail::confine_disk();
+        let jailed = confine();
         start_line.wait();
-        let end = jailed.map_err(|error| format!("jail of a disk: {error}")).and_then(|()| {
+        let end = jailed.map_err(|error| format!("jail of a {name}: {error}")).and_then(|()| {
             loop {
-                event_loop.turn().map_err(|error| format!("event loop of a disk: {error}"))?;
+                event_loop.turn().map_err(|error| format!("event loop of a {name}: {error}"))?;
             }
         });
         let Err::<Infallible, _>(message) = end;
@@ -165,7 +175,7 @@ fn serve_disk(event_loop: EventLoop, surroundings: &Surroundings) -> io::Result<
 }
 
 /// A request of a disk and the list of its parts: more than the 16 KiB that 1,024 of those take.
-const DISK_STACK_BYTES: usize = 256 << 10;
+const DEVICE_STACK_BYTES: usize = 256 << 10;
 
 /// Takes over the files to save to. The memory's is given its length while that is still allowed.
 fn capture_into(
@@ -211,7 +221,10 @@ fn parts(
     for net in &spec.nets {
         let card = net.as_ref().map(|net| {
             let plug = match net.wire {
-                WireSpec::Tap(tap) => Plug::Tap(inheritance.take(tap, "a tap")?),
+                WireSpec::Tap(ref queues) => {
+                    let taken = queues.iter().map(|queue| inheritance.take(*queue, "a tap"));
+                    Plug::Tap(taken.collect::<Result<_, _>>()?)
+                }
                 WireSpec::Stream(socket) => Plug::Stream(inheritance.take(socket, "a stream")?),
             };
             let limits = [net.to_guest, net.from_guest];

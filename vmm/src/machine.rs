@@ -152,6 +152,8 @@ pub struct Machine {
     pub last_words: Arc<Mutex<LastWords>>,
     /// What waits for the queues of disks that have threads of their own: one for each of those.
     pub disk_loops: Vec<EventLoop>,
+    /// The same for network cards.
+    pub net_loops: Vec<EventLoop>,
     /// Its network slots.
     pub net_slots: Vec<net::Slot>,
     /// To leave the socket device without losing anything.
@@ -233,11 +235,12 @@ pub fn build(parts: Parts, event_loop: &mut EventLoop, ends: &Ends) -> Result<Ma
             Ok(Box::new(Fs::new(states.take()?, server, kicks, event_loop)?))
         })?;
     }
-    let mut net_slots = Vec::with_capacity(parts.nets.len());
+    let (mut net_slots, mut net_loops) = (Vec::with_capacity(parts.nets.len()), Vec::new());
     for (slot, card) in parts.nets.into_iter().enumerate() {
         let kicked = if card.is_some() { Kicked::Directly } else { Kicked::ByExit };
-        slots.plug(&mut states, net::QUEUE_SIZES, kicked, |states, kicks| {
-            let device = Net::new(states.take()?, slot, card, kicks, event_loop)?;
+        slots.plug(&mut states, net::queue_sizes(parts.vcpus), kicked, |states, kicks| {
+            let (device, own) = Net::new(states.take()?, slot, card, kicks, event_loop)?;
+            net_loops.extend(own);
             net_slots.push(device.slot(slot));
             Ok(Box::new(device))
         })?;
@@ -269,7 +272,17 @@ pub fn build(parts: Parts, event_loop: &mut EventLoop, ends: &Ends) -> Result<Ma
     let (memory_bus, port_bus) = (Arc::new(memory_bus), Arc::new(port_bus));
     let leave = leave.ok_or(BuildError::TooManyDevices)?;
     let body = Body { vm, memory, devices, serial, shape };
-    Ok(Machine { vcpus, memory_bus, port_bus, last_words, disk_loops, net_slots, leave, body })
+    Ok(Machine {
+        vcpus,
+        memory_bus,
+        port_bus,
+        last_words,
+        disk_loops,
+        net_loops,
+        net_slots,
+        leave,
+        body,
+    })
 }
 
 /// Empty memory and power-on, or what was saved of a machine of this `shape`.

@@ -12,7 +12,7 @@ use std::os::fd::RawFd;
 use serde::{Deserialize, Serialize};
 
 pub use self::limits::{Limits, Rate};
-pub use self::net::{NetSpec, WireSpec};
+pub use self::net::{MAX_PAIRS, NetSpec, WireSpec};
 
 /// A descriptor the VMM process inherited, by number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -96,7 +96,7 @@ impl VmSpec {
             .chain(capture)
             .chain(self.serial_log)
             .chain(self.fs.as_ref().and_then(|fs| fs.socket))
-            .chain(self.nets.iter().flatten().map(|net| net.wire.descriptor()))
+            .chain(self.nets.iter().flatten().flat_map(|net| net.wire.descriptors()).copied())
             .chain(disks)
             .chain(ports)
     }
@@ -127,7 +127,15 @@ impl VmSpec {
             return Err(SpecError::Nets(self.nets.len()));
         }
         for (slot, net) in self.nets.iter().enumerate() {
-            let Some(NetSpec { mac, mtu, to_guest, from_guest, .. }) = net else { continue };
+            let Some(NetSpec { wire, mac, mtu, to_guest, from_guest }) = net else { continue };
+            if let WireSpec::Tap(queues) = wire {
+                // The threads of several might be at work when the machine is saved.
+                let several = usize::from(vcpus).min(MAX_PAIRS);
+                let most = if self.capture.is_some() { 1 } else { several };
+                if queues.len() != 1 && queues.len() != most {
+                    return Err(SpecError::TapQueues { slot, queues: queues.len(), most });
+                }
+            }
             if to_guest.are_shut() || from_guest.are_shut() {
                 return Err(SpecError::NetRate { slot });
             }
@@ -195,6 +203,16 @@ pub enum SpecError {
     NetRate {
         /// Which slot.
         slot: usize,
+    },
+    /// The tap of `nets[]` has another number of queues than one, or one for each vCPU.
+    #[error("nets[{slot}] has a tap of {queues} queues, where there can be {most}")]
+    TapQueues {
+        /// Which slot.
+        slot: usize,
+        /// How many it has.
+        queues: usize,
+        /// How many there can be.
+        most: usize,
     },
     /// `nets[].mac` is nobody's.
     #[error("nets[{slot}].mac is not one card's address")]
@@ -396,7 +414,7 @@ mod tests {
 
     fn net() -> NetSpec {
         let (to_guest, from_guest) = Default::default();
-        let (wire, mac, mtu) = (WireSpec::Tap(Inherited(13)), [2, 0, 0, 0, 0, 1], 1500);
+        let (wire, mac, mtu) = (WireSpec::Tap(vec![Inherited(13)]), [2, 0, 0, 0, 0, 1], 1500);
         NetSpec { wire, mac, mtu, to_guest, from_guest }
     }
 
@@ -423,7 +441,7 @@ mod tests {
     #[test]
     fn each_field_out_of_range_is_named() {
         assert_eq!(spec().check(), Ok(()));
-        let cases: [(Spoil, &str); 21] = [
+        let cases: [(Spoil, &str); 22] = [
             (
                 |spec| {
                     let bytes = Some(Rate { per_second: 0, burst: 1 });
@@ -433,6 +451,10 @@ mod tests {
                 "nets[1] has a rate of 0",
             ),
             (|spec| spec.nets = vec![None; 9], "9 network slots"),
+            (
+                |spec| spec.nets[1] = Some(NetSpec { wire: WireSpec::Tap(vec![]), ..net() }),
+                "nets[1] has a tap of 0 queues",
+            ),
             (|spec| spec.nets[1] = Some(NetSpec { mac: [3; 6], ..net() }), "nets[1].mac"),
             (|spec| spec.nets[1] = Some(NetSpec { mac: [0; 6], ..net() }), "nets[1].mac"),
             (|spec| spec.nets[1] = Some(NetSpec { mtu: 67, ..net() }), "nets[1].mtu is 67"),

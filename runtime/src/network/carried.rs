@@ -27,26 +27,33 @@ pub(crate) struct Carried {
     interfaces: [Option<Interface>; NETWORK_SLOTS],
     /// What the guest was told last.
     told: Network,
+    /// For how many vCPUs an interface that comes has queues.
+    vcpus: u8,
 }
+
+/// By slot, the queues of the tap that is in it now, if one is.
+type Wires = Vec<(u8, Option<Vec<OwnedFd>>)>;
 
 /// What is other than it was.
 #[derive(Debug)]
 pub(crate) struct Changes {
     /// Slots whose wire is another now, and that.
-    pub(crate) wires: Vec<(u8, Option<OwnedFd>)>,
+    pub(crate) wires: Wires,
     /// What the guest is to be told.
     pub(crate) network: Network,
 }
 
-/// Carries every interface of the calling thread's network namespace into a VM to be.
-pub(crate) fn carry() -> Result<Wiring, NetworkError> {
+/// Carries every interface of the calling thread's network namespace into a VM to be, with so many vCPUs.
+pub(crate) fn carry(vcpus: u8) -> Result<Wiring, NetworkError> {
     let open = |group| Socket::open(group).map_err(refused("netlink socket"));
     // Whoever hears first and looks then misses nothing.
     let (news, socket) = (open(Group::Changes)?, open(Group::Nobody)?);
     let (interfaces, told) = ([const { None }; NETWORK_SLOTS], Network::default());
-    let mut carried = Carried { socket, news, interfaces, told };
+    let mut carried = Carried { socket, news, interfaces, told, vcpus };
     let Changes { wires, network } = carried.look()?;
-    let card = |(slot, wire): (u8, Option<OwnedFd>)| {
+    // A slot that gets its wire later is served by one thread.
+    carried.vcpus = 1;
+    let card = |(slot, wire): (u8, Option<Vec<OwnedFd>>)| {
         let interface = carried.interfaces[usize::from(slot)].as_ref()?;
         let mtu = u16::try_from(interface.mtu).unwrap_or(u16::MAX);
         // Limits are its engine's, on the engine's side.
@@ -95,11 +102,7 @@ impl Carried {
     }
 
     /// Gives those that are there a slot each, and says which slots have another wire now.
-    fn place(
-        &mut self,
-        there: Vec<Interface>,
-        wires: &mut Vec<(u8, Option<OwnedFd>)>,
-    ) -> Result<(), NetworkError> {
+    fn place(&mut self, there: Vec<Interface>, wires: &mut Wires) -> Result<(), NetworkError> {
         for (slot, place) in (0..).zip(&mut self.interfaces) {
             let Some(gone) = place.take_if(|it| there.iter().all(|one| one.index != it.index))
             else {
@@ -130,15 +133,15 @@ impl Carried {
     }
 
     /// Makes a tap for an interface, to which all frames go that come in there, and the other way round. If a step
-    /// fails nothing is done: the tap goes with its descriptor.
-    fn redirect(&mut self, interface: &Interface) -> Result<OwnedFd, NetworkError> {
+    /// fails nothing is done: the tap goes with its descriptors.
+    fn redirect(&mut self, interface: &Interface) -> Result<Vec<OwnedFd>, NetworkError> {
         let socket = &mut self.socket;
         let (name, index) = (&interface.name, interface.index);
         let tap_name = survey::tap_name(index);
         if socket.link(&tap_name).is_ok() {
             return Err(NetworkError::Taken { name: name.clone() });
         }
-        let tap = tap::open(&tap_name)
+        let tap = tap::open(&tap_name, self.vcpus)
             .map_err(|source| NetworkError::Refused { what: format!("tap for {name}"), source })?;
         let link = socket.link(&tap_name).map_err(refused(&tap_name))?;
         // The host itself has nothing to say there.

@@ -199,13 +199,17 @@ pub(crate) fn usual() -> Result<&'static str, Missing> {
     is_there.then_some(passt::NAME).ok_or(Missing::Passt)
 }
 
-/// Puts a container on the network that it wants to be on, with `dir` for what belongs to it alone; and what it
-/// finds in its files.
-pub(crate) fn join(newcomer: &Newcomer, dir: &Path) -> Result<(Wiring, Vec<Mount>), NetworkError> {
+/// Puts a container with so many vCPUs on the network that it wants to be on, with `dir` for what belongs to it alone;
+/// and what it finds in its files.
+pub(crate) fn join(
+    newcomer: &Newcomer,
+    vcpus: u8,
+    dir: &Path,
+) -> Result<(Wiring, Vec<Mount>), NetworkError> {
     if newcomer.network == passt::NAME {
         return passt::join(newcomer, dir);
     }
-    own::join(Registry::of_this_machine(), newcomer)
+    own::join(Registry::of_this_machine(), newcomer, vcpus)
 }
 
 /// Where something of a VM's is left if its supervisor is killed.

@@ -105,7 +105,7 @@ fn what_cannot_be_carried_is_named() {
         for name in ["a", "bb", "ccc", "dddd", "eeeee"] {
             cable(here, name, &[]);
         }
-        let refusal = carry().unwrap_err().to_string();
+        let refusal = carry(1).unwrap_err().to_string();
         let names =
             "the network namespace has 5 interfaces, over the limit of 4: a, bb, ccc, dddd, eeeee";
         assert_eq!(refusal, names);
@@ -118,7 +118,7 @@ fn a_namespace_with_a_loopback_alone_gives_none() {
     elsewhere(|here| {
         let lo = here.link("lo").unwrap().index;
         here.change_link(lo, &up()).unwrap();
-        let wiring = carry().unwrap();
+        let wiring = carry(1).unwrap();
         assert!(wiring.cards.is_empty() && wiring.network.is_empty());
     });
 }
@@ -127,7 +127,7 @@ fn a_namespace_with_a_loopback_alone_gives_none() {
 fn a_tap_and_what_is_redirected_go_with_the_vm() {
     elsewhere(|here| {
         let index = cable(here, "eth0", &[("10.1.0.5", 24)]);
-        let wiring = match carry() {
+        let wiring = match carry(1) {
             Ok(wiring) => wiring,
             Err(NetworkError::Refused { what, source }) if what.starts_with("redirecting") => {
                 let _ = writeln!(std::io::stderr(), "skipped: {what}: {source}");
@@ -139,7 +139,7 @@ fn a_tap_and_what_is_redirected_go_with_the_vm() {
         let tap = here.link(&survey::tap_name(index)).unwrap();
         assert!(tap.is_up());
         assert_eq!(here.ingresses().unwrap(), [index, tap.index]);
-        assert!(matches!(carry(), Err(NetworkError::Taken { .. })), "one VM in a namespace");
+        assert!(matches!(carry(1), Err(NetworkError::Taken { .. })), "one VM in a namespace");
         drop(wiring);
         assert_eq!(here.link(&survey::tap_name(index)), Err(Errno::NODEV));
         assert_eq!(here.ingresses().unwrap(), [0; 0]);
@@ -149,7 +149,7 @@ fn a_tap_and_what_is_redirected_go_with_the_vm() {
 #[test]
 fn what_becomes_of_a_namespace_is_followed() {
     elsewhere(|here| {
-        let Held::Carried(mut carried) = carry().unwrap().held else { panic!("nobody follows") };
+        let Held::Carried(mut carried) = carry(1).unwrap().held else { panic!("nobody follows") };
         assert!(carried.changes().unwrap().is_none());
         let index = cable(here, "eth0", &[("10.1.0.5", 24)]);
         let come = match carried.changes() {

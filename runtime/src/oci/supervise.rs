@@ -305,7 +305,7 @@ fn create(
         plan::Network::New => None,
         plan::Network::At(path) => Some(path.as_path()),
     };
-    claimed.connect(network::carry()?, namespace);
+    claimed.connect(network::carry(claimed.vcpus())?, namespace);
     if let Some(oci) = record.oci.clone() {
         let state = |status| State::new(claimed.record(), &oci, status);
         hooks::run(&decided.hooks.create_container, &state(Status::Creating))?;

@@ -9,8 +9,8 @@ use super::inherited;
 /// What is behind a network card.
 #[derive(Debug)]
 pub(crate) enum Wire {
-    /// A tap with headers for offloads.
-    Tap(OwnedFd),
+    /// A tap with headers for offloads: its queues.
+    Tap(Vec<OwnedFd>),
     /// A socket to a network stack in user space, for packets that are finished.
     Stream(OwnedFd),
 }
@@ -36,7 +36,7 @@ pub(crate) const NETWORK_SLOTS: usize = 4;
 pub(super) fn specs(cards: &[Card], has_every_slot: bool) -> Vec<Option<NetSpec>> {
     let net = |card: &Card| NetSpec {
         wire: match &card.wire {
-            Wire::Tap(tap) => WireSpec::Tap(inherited(tap)),
+            Wire::Tap(queues) => WireSpec::Tap(queues.iter().map(inherited).collect()),
             Wire::Stream(socket) => WireSpec::Stream(inherited(socket)),
         },
         mac: card.mac,

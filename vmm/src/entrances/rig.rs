@@ -12,7 +12,7 @@ use super::take;
 use crate::bus::BusDevice;
 use crate::devices::block::{self, Block, BlockState, Disk};
 use crate::devices::fs::{self, Fs, FsState, Server};
-use crate::devices::net::{self, HEADER, Net, NetState, Offloads, Wire};
+use crate::devices::net::{self, HEADER, Net, NetState, Offloads, Wire, Wires};
 use crate::devices::rng::{self, Rng, RngState};
 use crate::devices::vsock::{self, Connections, Vsock, VsockState};
 use crate::event_loop::EventLoop;
@@ -92,7 +92,7 @@ impl Rig {
             READ_ONLY_BLOCK | BLOCK => block::queue_sizes(2),
             RNG => rng::QUEUE_SIZES,
             FS => fs::QUEUE_SIZES,
-            _ => net::QUEUE_SIZES,
+            _ => net::queue_sizes(2),
         };
         let kicks = mmio::kicks(queues.len())?;
         let state = states.take()?;
@@ -266,9 +266,10 @@ fn plug(
         }
         _ => {
             let (near, far) = messages()?;
-            let wire: Option<Box<dyn Wire>> = Some(Box::new(Judge(near)));
+            let wires = Wires::One(Box::new(Judge(near)));
             let card = ([2; 6], 1500);
-            let device = Net::with(states.take()?, wire, [LIMITS; 2], card, kicks, event_loop)?;
+            let (device, _) =
+                Net::with(states.take()?, wires, [LIMITS; 2], card, kicks, event_loop)?;
             (Box::new(device), Host::Messages(far))
         }
     })

@@ -19,8 +19,9 @@ type Narrow = (c_long, &'static [u64]);
 
 /// What a vCPU asks of KVM: to run (`_IO(0xae, 0x80)`), and where the guest was when KVM gave up
 /// (`KVM_GET_REGS`, `_IOR(0xae, 0x81, struct kvm_regs)`). And of a tap, when the driver of a network card
-/// has made up its mind, that it leaves to the guest what the guest has agreed to do (`TUNSETOFFLOAD`).
-const VCPU_IOCTLS: Narrow = (libc::SYS_ioctl, &[0xae80, 0x8090_ae81, 0x4004_54d0]);
+/// has made up its mind, that it leaves to the guest what the guest has agreed to do (`TUNSETOFFLOAD`), and when the
+/// driver begins anew, that frames come by the first queue alone (`TUNSETQUEUE`).
+const VCPU_IOCTLS: Narrow = (libc::SYS_ioctl, &[0xae80, 0x8090_ae81, 0x4004_54d0, 0x4004_54d9]);
 
 /// And what it asks besides, at its end, in a VM that may be saved.
 const VCPU_SAVING_IOCTLS: Narrow = (
@@ -29,6 +30,7 @@ const VCPU_SAVING_IOCTLS: Narrow = (
         0xae80,
         0x8090_ae81,
         0x4004_54d0, // TUNSETOFFLOAD
+        0x4004_54d9, // TUNSETQUEUE
         0x8138_ae83, // KVM_GET_SREGS
         0xc008_ae88, // KVM_GET_MSRS
         0x8400_ae8e, // KVM_GET_LAPIC
@@ -50,7 +52,7 @@ const EVENT_LOOP_SAVING_IOCTLS: Narrow = (
 );
 
 /// What it asks of a tap that its owner puts into a slot of a machine that runs: what is done to those that are there
-/// from the beginning before there is a jail.
+/// from the beginning before there is a jail. And by how many queues of a tap frames come, when the driver says so.
 const EVENT_LOOP_PLUGGING: [Narrow; 2] = [
     (
         libc::SYS_ioctl,
@@ -58,9 +60,18 @@ const EVENT_LOOP_PLUGGING: [Narrow; 2] = [
             0x8004_54d2, // TUNGETIFF
             0x4004_54d8, // TUNSETVNETHDRSZ
             0x4004_54d0, // TUNSETOFFLOAD
+            0x4004_54d9, // TUNSETQUEUE
         ],
     ),
-    (libc::SYS_fcntl, &[libc::F_GETFD as u64, libc::F_GETFL as u64, libc::F_SETFL as u64]),
+    (
+        libc::SYS_fcntl,
+        &[
+            libc::F_GETFD as u64,
+            libc::F_GETFL as u64,
+            libc::F_SETFL as u64,
+            libc::F_DUPFD_CLOEXEC as u64,
+        ],
+    ),
 ];
 
 /// Whether the machine may be saved. One that holds somebody's secrets and will not be has no use for it.
@@ -116,6 +127,13 @@ const DISK: &[c_long] = &[
     libc::SYS_timerfd_settime, // waiting for a limit
 ];
 
+/// What carrying the frames of a network card takes on a thread of its own.
+const NET: &[c_long] = &[
+    libc::SYS_epoll_pwait,     // waiting
+    libc::SYS_writev,          // from guest memory into a tap
+    libc::SYS_timerfd_settime, // waiting for a limit
+];
+
 /// What the event loop does besides.
 const EVENT_LOOP: &[c_long] = &[
     libc::SYS_accept4,   // a client of the listener
@@ -152,6 +170,11 @@ pub fn confine_event_loop(saving: Saving) -> Result<(), JailError> {
 /// Confines the thread of a disk.
 pub fn confine_disk() -> Result<(), JailError> {
     confine(&[EVERYONE, DISK], &[CLOSING])
+}
+
+/// Confines the thread of a network card.
+pub fn confine_net() -> Result<(), JailError> {
+    confine(&[EVERYONE, NET], &[CLOSING])
 }
 
 /// Confines every thread of a process beside the VMM, a server of one of its devices, to `calls`.

@@ -10,7 +10,9 @@ mod filter;
 use std::io;
 use std::os::fd::RawFd;
 
-pub use self::filter::{Saving, confine_disk, confine_event_loop, confine_process, confine_vcpu};
+pub use self::filter::{
+    Saving, confine_disk, confine_event_loop, confine_net, confine_process, confine_vcpu,
+};
 use crate::spec::VmSpec;
 
 /// The user and group that own nothing.

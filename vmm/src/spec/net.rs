@@ -4,12 +4,16 @@ use serde::{Deserialize, Serialize};
 
 use super::{Inherited, Limits};
 
+/// The most pairs of queues that a network card has.
+pub const MAX_PAIRS: usize = 8;
+
 /// What is behind a network card.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum WireSpec {
-    /// A tap, opened for reading and writing, with `IFF_TAP`, `IFF_NO_PI` and `IFF_VNET_HDR`.
-    Tap(Inherited),
+    /// A tap, opened for reading and writing, with `IFF_TAP`, `IFF_NO_PI` and `IFF_VNET_HDR`. With
+    /// `IFF_MULTI_QUEUE` it is the queues of one, each a descriptor: as many as the machine has vCPUs, [`MAX_PAIRS`] at most.
+    Tap(Vec<Inherited>),
     /// A connected `SOCK_STREAM` socket to a network stack in user space, with each frame behind its length in
     /// four bytes, the highest first. Nothing of a frame can be left to that stack to do: what a guest leaves to
     /// it is lost.
@@ -17,9 +21,10 @@ pub enum WireSpec {
 }
 
 impl WireSpec {
-    pub(super) fn descriptor(self) -> Inherited {
+    pub(super) fn descriptors(&self) -> &[Inherited] {
         match self {
-            Self::Tap(descriptor) | Self::Stream(descriptor) => descriptor,
+            Self::Tap(queues) => queues,
+            Self::Stream(socket) => std::slice::from_ref(socket),
         }
     }
 }

@@ -47,7 +47,8 @@ where
     fn bring_interfaces(&mut self, changes: Changes) -> Result<(), AttendError> {
         let Some(vm) = &self.attendance.vm else { return Ok(()) };
         for (slot, tap) in changes.wires {
-            vm.plug(slot, tap).map_err(AttendError::Plug)?;
+            vm.plug(slot, tap.and_then(|queues| queues.into_iter().next()))
+                .map_err(AttendError::Plug)?;
         }
         let network = changes.network;
         let names = network.interfaces.iter().map(|interface| interface.name.clone()).collect();

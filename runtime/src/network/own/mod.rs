@@ -104,6 +104,7 @@ enum Reserved {
 pub(crate) fn join(
     registry: Registry,
     newcomer: &Newcomer,
+    vcpus: u8,
 ) -> Result<(Wiring, Vec<Mount>), NetworkError> {
     let reserved = newcomer.ports.iter().map(reserve).collect::<Result<_, _>>()?;
     let turn = registry.turn()?;
@@ -122,7 +123,7 @@ pub(crate) fn join(
     let mut place = Place { registry, member: Some(member), peers: None, _reserved: reserved };
     let turn = place.registry.turn()?;
     bridge(&network)?;
-    let tap = tap::open(&lease.tap)
+    let tap = tap::open(&lease.tap, vcpus)
         .map_err(|source| NetworkError::Refused { what: format!("tap {}", lease.tap), source })?;
     let mut socket = Socket::open(Group::Nobody).map_err(refused("netlink socket"))?;
     let [port, bridge] = [&lease.tap, &network.bridge()]

@@ -47,6 +47,8 @@ pub(crate) trait Wire: AsFd + Send {
     fn receive(&mut self, into: &mut [u8]) -> io::Result<usize>;
     /// From now on it may leave this to whoever receives from it.
     fn offload(&mut self, offloads: Offloads) -> io::Result<()>;
+    /// From now on frames may come by it, or have to come by another of the same card.
+    fn attend(&mut self, _: bool) {}
 }
 
 /// What a wire may leave undone, as `TUN_F_*`.
@@ -206,6 +208,13 @@ impl Core {
             // Lost, if the wire is down.
             _ => Sent::Gone,
         })
+    }
+
+    /// Frames may come by this wire, or have to come by another.
+    pub(super) fn attend(&mut self, attends: bool) {
+        if let Some(wire) = &mut self.wire {
+            wire.attend(attends);
+        }
     }
 
     /// The wire can be written to.

@@ -1,4 +1,5 @@
-//! A tap as the kernel has it: each read and each write is one frame.
+//! A tap as the kernel has it: each read and each write is one frame. One may have several queues, each with a
+//! descriptor of its own, among which the kernel shares out what comes: a flow goes where its answers came from.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -13,15 +14,21 @@ use crate::virtio::buffers::Buffers;
 const TUNGETIFF: u32 = 0x8004_54d2;
 /// `_IOW('T', 208, unsigned int)`.
 const TUNSETOFFLOAD: u32 = 0x4004_54d0;
+/// `_IOW('T', 217, int)`.
+const TUNSETQUEUE: u32 = 0x4004_54d9;
 /// `_IOW('T', 216, int)`.
 const TUNSETVNETHDRSZ: u32 = 0x4004_54d8;
 
 /// What a tap is given to us with.
 const FLAGS: libc::c_int = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
 
-/// The tap of a slot.
+/// The tap of a slot, or a queue of it.
 #[derive(Debug)]
-pub(super) struct Tap(OwnedFd);
+pub(super) struct Tap {
+    fd: OwnedFd,
+    /// Of several queues: frames come by this one.
+    attends: Option<bool>,
+}
 
 impl Tap {
     pub(super) fn new(fd: OwnedFd, slot: usize) -> Result<Self, OpenWireError> {
@@ -34,7 +41,8 @@ impl Tap {
         if known < 0 || flags & FLAGS != FLAGS {
             return Err(OpenWireError::NotATap { slot });
         }
-        let tap = Self(fd);
+        let attends = (flags & libc::IFF_MULTI_QUEUE != 0).then_some(true);
+        let tap = Self { fd, attends };
         tap.prepare().map_err(|source| OpenWireError::Io { slot, source })?;
         Ok(tap)
     }
@@ -43,26 +51,43 @@ impl Tap {
         let header = HEADER as libc::c_int;
         // SAFETY: the kernel reads one number.
         let done =
-            unsafe { libc::ioctl(self.0.as_raw_fd(), TUNSETVNETHDRSZ as _, &raw const header) };
+            unsafe { libc::ioctl(self.fd.as_raw_fd(), TUNSETVNETHDRSZ as _, &raw const header) };
         outcome(done)?;
         // SAFETY: no memory is passed.
-        let flags = unsafe { libc::fcntl(self.0.as_raw_fd(), libc::F_GETFL) };
+        let flags = unsafe { libc::fcntl(self.fd.as_raw_fd(), libc::F_GETFL) };
         outcome(flags)?;
         let flags = flags | libc::O_NONBLOCK;
         // SAFETY: no memory is passed.
-        outcome(unsafe { libc::fcntl(self.0.as_raw_fd(), libc::F_SETFL, flags) })
+        outcome(unsafe { libc::fcntl(self.fd.as_raw_fd(), libc::F_SETFL, flags) })
     }
 }
 
 impl Wire for Tap {
     fn send(&mut self, header: &[u8; HEADER], mut frame: Buffers<'_>) -> io::Result<()> {
-        frame.write_behind(header, self.0.as_fd())
+        frame.write_behind(header, self.fd.as_fd())
     }
 
     fn receive(&mut self, into: &mut [u8]) -> io::Result<usize> {
         // SAFETY: `into` is writable for its length.
-        let got = unsafe { libc::read(self.0.as_raw_fd(), into.as_mut_ptr().cast(), into.len()) };
+        let got = unsafe { libc::read(self.fd.as_raw_fd(), into.as_mut_ptr().cast(), into.len()) };
         usize::try_from(got).map_err(|_| io::Error::last_os_error())
+    }
+
+    fn attend(&mut self, attends: bool) {
+        if self.attends.is_none_or(|before| before == attends) {
+            return;
+        }
+        let flags = if attends { libc::IFF_ATTACH_QUEUE } else { libc::IFF_DETACH_QUEUE };
+        // SAFETY: all zeroes is a valid `ifreq`.
+        let mut request: libc::ifreq = unsafe { MaybeUninit::zeroed().assume_init() };
+        request.ifr_ifru.ifru_flags = flags as libc::c_short;
+        // SAFETY: the kernel reads one `ifreq`.
+        let done =
+            unsafe { libc::ioctl(self.fd.as_raw_fd(), TUNSETQUEUE as _, &raw const request) };
+        // A tap that is gone has no queues, and there is nothing to be done about it.
+        if done >= 0 {
+            self.attends = Some(attends);
+        }
     }
 
     fn offload(&mut self, offloads: Offloads) -> io::Result<()> {
@@ -70,7 +95,7 @@ impl Wire for Tap {
         // SAFETY: the third argument is a number for this call.
         let done = unsafe {
             libc::ioctl(
-                self.0.as_raw_fd(),
+                self.fd.as_raw_fd(),
                 TUNSETOFFLOAD as _,
                 ptr::without_provenance::<u8>(flags as usize),
             )
@@ -81,7 +106,7 @@ impl Wire for Tap {
 
 impl AsFd for Tap {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.fd.as_fd()
     }
 }
 

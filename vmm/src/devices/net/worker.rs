@@ -1,19 +1,19 @@
-//! Brings a driver's queues and the wire together.
+//! Brings a pair of a driver's queues and a wire together.
 
 use std::io;
 use std::sync::Arc;
 
 use virtio_queue::QueueT;
+use vmm_sys_util::eventfd::EventFd;
 
 use super::core::{Brought, Core, HEADER, Sent, Wire};
 use crate::event_loop::{Interest, Readiness, Subscriber, Watch};
-use crate::spec::Limits;
 use crate::virtio::chain::{self, Lie};
 use crate::virtio::device::{Kicks, Live, borrow};
 use crate::virtio::limiter::{Gate, TimedGate};
 
 /// Towards the guest, and from it (5.1.2).
-pub(super) const QUEUES: usize = 2;
+pub(crate) const QUEUES: usize = 2;
 const RECEIVE: usize = 0;
 const TRANSMIT: usize = 1;
 const WIRE: u32 = 2;
@@ -23,9 +23,17 @@ const TIMERS: u32 = 3;
 /// Frames that are brought before others have their turn.
 const TURN: usize = 256;
 
+/// What limits each way, for all pairs of a card.
+pub(super) type Gates = [Option<Arc<Gate>>; QUEUES];
+
 pub(super) struct Worker {
     core: Core,
+    /// Of all queues of the device.
     kicks: Kicks,
+    /// Which of them is the first of this pair.
+    first: usize,
+    /// The driver uses this pair.
+    used: bool,
     /// By queue.
     gates: [Option<TimedGate>; QUEUES],
     /// By queue: the frame that is next has been let through already. It pays once, however often there is no
@@ -38,25 +46,50 @@ pub(super) struct Worker {
 }
 
 impl Worker {
-    /// At rest, with limits for each queue.
+    /// Pair `pair`, at rest.
     pub(super) fn new(
+        pair: usize,
         wire: Option<Box<dyn Wire>>,
-        limits: [Limits; QUEUES],
+        [receive, transmit]: Gates,
         kicks: Kicks,
         watch: Watch,
     ) -> io::Result<Self> {
-        for (token, kick) in (0..).zip(kicks.iter()) {
+        let first = pair * QUEUES;
+        for (token, kick) in (0..).zip(kicks.iter().skip(first).take(QUEUES)) {
             watch.add(borrow(kick), token, Interest::Readable)?;
         }
         let core = Core::new(wire);
         watch_wire(&core, &watch)?;
-        let [receive, transmit] = limits;
-        let gate = |limits: &Limits, queue: usize| -> io::Result<_> {
-            let gate = Gate::new(limits).map(Arc::new);
+        let gate = |gate: Option<Arc<Gate>>, queue: usize| -> io::Result<_> {
             gate.map(|gate| TimedGate::new(gate, TIMERS + queue as u32, &watch)).transpose()
         };
-        let gates = [gate(&receive, RECEIVE)?, gate(&transmit, TRANSMIT)?];
-        Ok(Self { core, kicks, gates, admitted: [false; QUEUES], stuck: false, live: None, watch })
+        let gates = [gate(receive, RECEIVE)?, gate(transmit, TRANSMIT)?];
+        Ok(Self {
+            core,
+            kicks,
+            first,
+            used: true,
+            gates,
+            admitted: [false; QUEUES],
+            stuck: false,
+            live: None,
+            watch,
+        })
+    }
+
+    /// From now on the driver looks at this pair, or does not: frames that come are for those that it looks at.
+    pub(super) fn use_it(&mut self, used: bool) {
+        self.used = used;
+        self.core.attend(used);
+        if self.live.is_some() {
+            // What was kicked before it was used would otherwise wait for the next kick.
+            self.kicks().for_each(|kick| drop(kick.write(1)));
+        }
+    }
+
+    /// Those of this pair.
+    fn kicks(&self) -> impl Iterator<Item = &EventFd> {
+        self.kicks.iter().skip(self.first).take(QUEUES)
     }
 
     pub(super) fn has_wire(&self) -> bool {
@@ -67,8 +100,11 @@ impl Worker {
     pub(super) fn plug(&mut self, wire: Option<Box<dyn Wire>>) -> io::Result<()> {
         self.core = Core::new(wire);
         watch_wire(&self.core, &self.watch)?;
+        self.core.attend(self.used);
         if let Some(live) = self.live.take() {
-            live.irq.config();
+            if self.first == 0 {
+                live.irq.config();
+            }
             self.start(live);
         }
         Ok(())
@@ -111,7 +147,7 @@ impl Worker {
         }
         if turn == 0 {
             // The wire says once that there is something: we have to come back by ourselves.
-            let _ = self.kicks[RECEIVE].write(1);
+            let _ = self.kicks[self.first + RECEIVE].write(1);
         }
         if chain::wants_interrupt_since(queue, memory, before)? {
             live.irq.used_ring();
@@ -131,7 +167,7 @@ impl Worker {
 
     /// Sends what the driver wants to be sent, as far as the limits let it and the wire has room.
     fn transmit(&mut self, live: &mut Live) -> Result<(), Lie> {
-        let Self { core, gates, admitted, stuck, .. } = self;
+        let Self { core, gates, admitted, stuck, first, .. } = self;
         let (gate, admitted) = (&mut gates[TRANSMIT], &mut admitted[TRANSMIT]);
         let (queue, features) = (&mut live.queues[TRANSMIT], live.acked_features);
         *stuck = false;
@@ -150,7 +186,7 @@ impl Worker {
             live.irq.used_ring();
         }
         if served.more {
-            let _ = self.kicks[TRANSMIT].write(1);
+            let _ = self.kicks[*first + TRANSMIT].write(1);
         }
         Ok(())
     }
@@ -163,7 +199,7 @@ fn watch_wire(core: &Core, watch: &Watch) -> io::Result<()> {
 
 impl Subscriber for Worker {
     fn ready(&mut self, token: u32, _: Readiness) {
-        if let Some(kick) = self.kicks.get(token as usize) {
+        if let Some(kick) = self.kicks().nth(token as usize) {
             // An empty counter is a kick that was taken already.
             let _ = kick.read();
         }
@@ -175,7 +211,8 @@ impl Subscriber for Worker {
             self.core.go_on();
         }
         let mut live = self.live.take();
-        if let Some(live) = live.as_mut().filter(|live| !live.irq.is_broken()) {
+        let works = |live: &&mut Live| self.used && !live.irq.is_broken();
+        if let Some(live) = live.as_mut().filter(works) {
             let transmits = token as usize == TRANSMIT || timer == Some(TRANSMIT);
             let resumes = token == WIRE && self.stuck;
             let mut done = if transmits || resumes { self.transmit(live) } else { Ok(()) };

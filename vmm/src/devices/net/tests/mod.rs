@@ -1,5 +1,7 @@
 //! The whole device: a driver's queues on one side, a socket that plays the wire on the other.
 
+mod several;
+
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -89,12 +91,11 @@ impl Rig {
     fn limited(state: NetState, limits: [Limits; 2]) -> Self {
         let [socket, other_end] = sockets();
         let said = Arc::new(AtomicU32::new(UNSAID));
-        let wire: Box<dyn Wire> = Box::new(Pretence { socket, said: said.clone() });
-        let kicks = mmio::kicks(QUEUE_SIZES.len()).unwrap();
+        let wires = Wires::One(Box::new(Pretence { socket, said: said.clone() }));
+        let kicks = mmio::kicks(queue_sizes(1).len()).unwrap();
         let mut event_loop = EventLoop::new().unwrap();
-        let device =
-            Net::with(state, Some(wire), limits, (MAC, 1500), kicks.clone(), &mut event_loop)
-                .unwrap();
+        let (device, _) =
+            Net::with(state, wires, limits, (MAC, 1500), kicks.clone(), &mut event_loop).unwrap();
         let memory = memory();
         let [receiving, sending] = [0, 0x4000].map(|base| Driver::at(base, memory.clone()));
         let irq = Interrupt::new().unwrap();
@@ -337,8 +338,8 @@ fn what_a_wire_has_no_room_for_waits_in_the_queue() {
 
 #[test]
 fn a_driver_that_was_saved_is_told_of_a_link_that_has_come_up() {
-    let kicks = mmio::kicks(QUEUE_SIZES.len()).unwrap();
-    let mut empty =
+    let kicks = mmio::kicks(queue_sizes(1).len()).unwrap();
+    let (mut empty, _) =
         Net::new(NetState::default(), 2, None, kicks, &mut EventLoop::new().unwrap()).unwrap();
     assert_eq!(empty.config(), [2, 0, 0, 0, 0, 2, 0, 0, 1, 0, 0xff, 0xff]);
     let (memory, irq) = (memory(), Interrupt::new().unwrap());
@@ -360,9 +361,10 @@ fn a_driver_that_was_saved_is_told_of_a_link_that_has_come_up() {
 
 #[test]
 fn an_empty_slot_takes_frames_and_gives_none() {
-    let kicks = mmio::kicks(QUEUE_SIZES.len()).unwrap();
+    let kicks = mmio::kicks(queue_sizes(1).len()).unwrap();
     let mut event_loop = EventLoop::new().unwrap();
-    let mut empty = Net::new(NetState::default(), 0, None, kicks.clone(), &mut event_loop).unwrap();
+    let (mut empty, _) =
+        Net::new(NetState::default(), 0, None, kicks.clone(), &mut event_loop).unwrap();
     let (memory, irq) = (memory(), Interrupt::new().unwrap());
     let [mut receiving, mut sending] = [0, 0x4000].map(|base| Driver::at(base, memory.clone()));
     let queues = [&receiving, &sending].map(Driver::queue).into();
@@ -441,6 +443,7 @@ fn a_driver_at_work_hears_that_its_wire_is_taken_and_that_there_is_another() {
     io::Write::write_all(&mut peer, &got).unwrap();
     rig.turn();
     assert_eq!(rig.receiving.used(), [(0, 72)]);
-    assert!(slot.plug(Some(Plug::Tap(std::fs::File::open("/dev/null").unwrap().into()))).is_err());
+    let nothing = std::fs::File::open("/dev/null").unwrap();
+    assert!(slot.plug(Some(Plug::Tap(vec![nothing.into()]))).is_err());
     assert_eq!(link(&rig), 1, "what is no wire takes nobody's place");
 }
