@@ -126,26 +126,10 @@ impl VmSpec {
         if self.nets.len() > MAX_NETS {
             return Err(SpecError::Nets(self.nets.len()));
         }
+        // The threads of several queues might be at work when the machine is saved.
+        let queues = if self.capture.is_some() { 1 } else { usize::from(vcpus).min(MAX_PAIRS) };
         for (slot, net) in self.nets.iter().enumerate() {
-            let Some(NetSpec { wire, mac, mtu, to_guest, from_guest }) = net else { continue };
-            if let WireSpec::Tap(queues) = wire {
-                // The threads of several might be at work when the machine is saved.
-                let several = usize::from(vcpus).min(MAX_PAIRS);
-                let most = if self.capture.is_some() { 1 } else { several };
-                if queues.len() != 1 && queues.len() != most {
-                    return Err(SpecError::TapQueues { slot, queues: queues.len(), most });
-                }
-            }
-            if to_guest.are_shut() || from_guest.are_shut() {
-                return Err(SpecError::NetRate { slot });
-            }
-            // The lowest bit of the first byte is that of a group, which nobody is.
-            if mac[0] & 1 != 0 || *mac == [0; 6] {
-                return Err(SpecError::Mac { slot });
-            }
-            if *mtu < MIN_MTU {
-                return Err(SpecError::Mtu { slot, mtu: *mtu });
-            }
+            net.as_ref().map_or(Ok(()), |net| net.check(slot, queues))?;
         }
         if vsock.guest_cid < 3 || vsock.guest_cid == u32::MAX {
             return Err(SpecError::GuestCid(vsock.guest_cid));

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Inherited, Limits};
+use super::{Inherited, Limits, MIN_MTU, SpecError};
 
 /// The most pairs of queues that a network card has.
 pub const MAX_PAIRS: usize = 8;
@@ -44,4 +44,27 @@ pub struct NetSpec {
     /// And how fast they leave it. Those that have to wait stay in its queue.
     #[serde(default)]
     pub from_guest: Limits,
+}
+
+impl NetSpec {
+    /// Finds what no card in slot `slot` can be, with a tap of one queue or of so many.
+    pub(super) fn check(&self, slot: usize, most: usize) -> Result<(), SpecError> {
+        let Self { wire, mac, mtu, to_guest, from_guest } = self;
+        if let WireSpec::Tap(queues) = wire
+            && ![1, most].contains(&queues.len())
+        {
+            return Err(SpecError::TapQueues { slot, queues: queues.len(), most });
+        }
+        if to_guest.are_shut() || from_guest.are_shut() {
+            return Err(SpecError::NetRate { slot });
+        }
+        // The lowest bit of the first byte is that of a group, which nobody is.
+        if mac[0] & 1 != 0 || *mac == [0; 6] {
+            return Err(SpecError::Mac { slot });
+        }
+        if *mtu < MIN_MTU {
+            return Err(SpecError::Mtu { slot, mtu: *mtu });
+        }
+        Ok(())
+    }
 }
