@@ -16,6 +16,7 @@ use crate::networks::{SERVE, page};
 
 crate::stories![
     who_is_not_root_reaches_the_world_and_is_reached,
+    several_cpus_have_one_socket_of_passts,
     a_port_that_is_taken_is_named_and_nothing_stays,
     where_passt_is_missing_a_container_has_no_network_and_its_owner_hears_it,
     passt_ends_with_a_supervisor_that_is_killed,
@@ -156,6 +157,20 @@ fn who_is_not_root_reaches_the_world_and_is_reached() {
     person.call(&["exec", "web", "sh", "-c", &script]).expect_code(1);
     assert_eq!(own.accept().unwrap_err().kind(), ErrorKind::WouldBlock);
 
+    person.call(&["kill", "web"]).expect_code(0);
+    web.finish().expect_code(137);
+    person.house.expect_nothing_left();
+}
+
+fn several_cpus_have_one_socket_of_passts() {
+    let person = Person::new();
+    let web = person.serve(&["-p", "18092:80", "--cpus", "2"]);
+    let queues = person.call(&["exec", "web", "ls", "/sys/class/net/eth0/queues"]);
+    assert_eq!(queues.expect_code(0).text(), "rx-0\nrx-1\ntx-0\ntx-1\n");
+    std::thread::scope(|scope| {
+        let visits: Vec<_> = (0..8).map(|_| scope.spawn(|| page("127.0.0.1:18092"))).collect();
+        assert!(visits.into_iter().all(|visit| visit.join().unwrap() == "page\n"));
+    });
     person.call(&["kill", "web"]).expect_code(0);
     web.finish().expect_code(137);
     person.house.expect_nothing_left();
