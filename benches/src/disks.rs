@@ -20,6 +20,9 @@ use crate::virtiofsd::Guest;
 pub(crate) struct Arguments {
     #[command(flatten)]
     place: Place,
+    /// One way to use files alone
+    #[arg(long)]
+    only: Option<Way>,
 }
 
 /// What was measured.
@@ -66,12 +69,14 @@ const PEER: &str = "virtiofsd";
 /// Where the files are in a container.
 const DATA: &str = "/data";
 
-/// Measures all ways.
+/// Measures all ways, or the one that is wanted.
 pub(crate) fn measure(arguments: &Arguments) -> Result<Disks> {
     let place = &arguments.place;
     let ours = place.ours()?;
     let peer = Guest::new(&place.outputs, &place.scratch)?;
-    let rows = Way::value_variants().iter().map(|way| row(*way, place, &ours, &peer));
+    let ways = Way::value_variants().iter();
+    let wanted = ways.filter(|way| arguments.only.is_none_or(|only| only == **way));
+    let rows = wanted.map(|way| row(*way, place, &ours, &peer));
     Ok(Disks { rows: rows.collect::<Result<_>>()? })
 }
 

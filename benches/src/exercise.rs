@@ -55,18 +55,18 @@ impl Way {
     pub(crate) fn usual(self) -> usize {
         match self {
             Self::SequentialWrite | Self::SequentialRead => MIB,
-            Self::RandomWrite | Self::RandomRead => 200,
+            Self::RandomWrite | Self::RandomRead => 500,
             Self::Make | Self::Find | Self::Remove => FILES,
         }
     }
 }
 
 /// How long a file is that is read or written to.
-const MIB: usize = 16;
+const MIB: usize = 32;
 
 /// How many files there are to be found and removed. Each costs dozens of VM exits, which the deterministic host
 /// takes its time for.
-const FILES: usize = 200;
+const FILES: usize = 300;
 
 /// What is read or written around the page cache, which wants to be asked for whole ones.
 #[repr(align(4096))]

@@ -28,7 +28,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, ValueEnum};
 
 #[derive(Parser)]
 #[command(name = "stopwatch", disable_help_subcommand = true)]
@@ -46,6 +46,8 @@ enum Wish {
     Crowd(crowd::Arguments),
     /// Read, write, make and remove files on the host and in VMs; figures on standard output
     Disks(disks::Arguments),
+    /// Say in which ways files are used, a line for each
+    Ways,
     /// Pull images with microvm, podman and containerd; figures on standard output
     Images(images::Arguments),
     /// Talk over the networks of containers, and start some on each; figures on standard output
@@ -98,6 +100,10 @@ fn fulfil(wish: Wish) -> Result<ExitCode> {
         Wish::Start(arguments) => print(&start::measure(&arguments)?),
         Wish::Crowd(arguments) => print(&crowd::measure(&arguments)?),
         Wish::Disks(arguments) => print(&disks::measure(&arguments)?),
+        Wish::Ways => {
+            exercise::Way::value_variants().iter().for_each(|way| println!("{}", way.name()));
+            Ok(ExitCode::SUCCESS)
+        }
         Wish::Images(arguments) => print(&images::measure(&arguments)?),
         Wish::Network(arguments) => print(&network::measure(&arguments)?),
         Wish::Exercise(arguments) => print(&exercise::exercise(&arguments)?),
