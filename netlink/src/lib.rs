@@ -1,8 +1,8 @@
 //! What is said to a Linux kernel about its network (rtnetlink(7)): the guest's and the host's.
 //!
 //! A [`Socket`] belongs to the network namespace that its thread was in when it was opened. What can be said
-//! stands in one file for each thing: [`link`], [`address`], [`route`], [`neighbour`], [`traffic`], [`tables`] and what a [`rule`]
-//! in them says.
+//! stands in one file for each thing: [`link`], [`address`], [`route`], [`neighbour`], [`traffic`], [`tables`] and
+//! what a [`rule`] in them says.
 //!
 //! Our own few hundred lines and not the field's crates: those know every attribute there is, which is half a
 //! megabyte in each guest, and these are bytes for our own kernels alone.

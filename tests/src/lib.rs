@@ -10,6 +10,7 @@
 //! no story can run, and the runner counts each as ignored.
 
 pub mod belongings;
+mod beside;
 mod bundle;
 mod engine;
 mod guest;
@@ -21,6 +22,7 @@ mod systemd;
 mod terminal;
 mod tmpfs;
 
+pub use beside::Beside;
 pub use bundle::Bundle;
 pub use guest::{initramfs_of_this_program, kernel_of_instructions};
 pub use house::{House, Outcome, Running, clear_store, end_everybody, services_store};

@@ -10,7 +10,7 @@ use rustix::net::{
     AddressFamily, SendFlags, SocketFlags, SocketType, ipproto, sendto, socket_with,
 };
 use rustix::process::Signal;
-use tests::{House, Outcome, Running, when_it_soaks};
+use tests::{Beside, House, Outcome, Running, when_it_soaks};
 
 use crate::networks::{SERVE, page};
 
@@ -363,7 +363,8 @@ fn names_are_asked_where_somebody_says() {
     let words = "--no-daemon --no-resolv --no-hosts --bind-interfaces --listen-address=10.190.0.1 \
                  --user=root --pid-file --address=/site.box.test/10.190.0.2";
     let mut server = Command::new("dnsmasq");
-    let mut server = server.args(words.split_whitespace()).stderr(Stdio::null()).spawn().unwrap();
+    server.args(words.split_whitespace()).stderr(Stdio::null());
+    let server = Beside::start(&mut server, "10.190.0.1:53");
     let ask = |options: &[&str], script: &str| {
         let run = [&["run", "--rm", "--network", "default"], options];
         let words = [&run.concat()[..], &["demo", "sh", "-c", script]].concat();
@@ -383,8 +384,7 @@ fn names_are_asked_where_somebody_says() {
         ask(&hosts, "wget -q -O - http://other/; grep me /etc/hosts"),
         "page\n10.190.0.1\tme\n"
     );
-    server.kill().unwrap();
-    server.wait().unwrap();
+    drop(server);
     end(&house, "web", web);
     house.expect_nothing_left();
 }

@@ -1,12 +1,11 @@
 //! Programs that people run, from Debian's packages, by way of a registry.
 
 use std::fs;
-use std::net::TcpStream;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 
 use rustix::process::{Signal, kill_process};
-use tests::{House, Outcome, services_store};
+use tests::{Beside, House, Outcome, services_store};
 
 crate::stories![
     redis_answers_its_benchmark,
@@ -86,29 +85,6 @@ fn iperf3_measures_both_ways() {
         assert!(received.and_then(|it| it.as_u64()).unwrap() >= 1 << 20, "{way:?}: {said}");
     }
     remove(&house);
-}
-
-/// A program beside a story, which ends with it.
-struct Beside(Child);
-
-impl Beside {
-    /// Starts it, and waits until it serves at this address.
-    fn start(command: &mut Command, address: &str) -> Self {
-        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
-        let mut beside = Self(child);
-        while TcpStream::connect(address).is_err() {
-            assert!(beside.0.try_wait().unwrap().is_none(), "{command:?} has ended");
-            std::thread::yield_now();
-        }
-        beside
-    }
-}
-
-impl Drop for Beside {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }
 
 /// A place for apt-get to install from, with one package in it.

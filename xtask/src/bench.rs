@@ -106,7 +106,7 @@ fn run_stopwatch(name: &str, outputs: &Path, more: &[&str]) -> Result<Vec<u8>> {
 }
 
 /// The rows of each way to use files, each measured in a host of its own: QEMU 7.2 with such a clock may go round for
-/// good some 25 seconds of that clock after it began, when VMMs and file servers wake each other.
+/// good when VMMs and file servers wake each other, the sooner the longer it is up.
 fn each_way(outputs: &Path) -> Result<Vec<u8>> {
     let mut ways = Command::new(outputs.join("stopwatch"));
     let ways = step::read("the ways to use files", ways.arg("ways"))?;

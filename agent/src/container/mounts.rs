@@ -222,8 +222,8 @@ fn below(tree: &OwnedFd, mount: &Mount, submount: &Submount) -> Result<(), Mount
     attach(copy.as_fd(), place.as_fd()).map_err(step("mount"))
 }
 
-/// What can be mounted as a file with this in it, alone on a file system of its own, and the file. That is mounted in the calling process's mount
-/// namespace, because of one that is nowhere no part can be mounted elsewhere.
+/// What can be mounted as a file with this in it, alone on a file system of its own, and the file. That file system is
+/// mounted in the calling process's mount namespace, because of one that is nowhere no part can be mounted elsewhere.
 fn file_with(content: &str) -> Result<(OwnedFd, OwnedFd), Errno> {
     const NAME: &str = "file";
     match rustix::fs::mkdir(boot::FILES, Mode::from_raw_mode(0o700)) {

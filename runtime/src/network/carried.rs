@@ -27,8 +27,6 @@ pub(crate) struct Carried {
     interfaces: [Option<Interface>; NETWORK_SLOTS],
     /// What the guest was told last.
     told: Network,
-    /// For how many vCPUs an interface that comes has queues.
-    vcpus: u8,
 }
 
 /// By slot, the queues of the tap that is in it now, if one is.
@@ -49,10 +47,8 @@ pub(crate) fn carry(vcpus: u8) -> Result<Wiring, NetworkError> {
     // Whoever hears first and looks then misses nothing.
     let (news, socket) = (open(Group::Changes)?, open(Group::Nobody)?);
     let (interfaces, told) = ([const { None }; NETWORK_SLOTS], Network::default());
-    let mut carried = Carried { socket, news, interfaces, told, vcpus };
-    let Changes { wires, network } = carried.look()?;
-    // A slot that gets its wire later is served by one thread.
-    carried.vcpus = 1;
+    let mut carried = Carried { socket, news, interfaces, told };
+    let Changes { wires, network } = carried.look(vcpus)?;
     let card = |(slot, wire): (u8, Option<Vec<OwnedFd>>)| {
         let interface = carried.interfaces[usize::from(slot)].as_ref()?;
         let mtu = u16::try_from(interface.mtu).unwrap_or(u16::MAX);
@@ -72,16 +68,18 @@ impl Carried {
             return Ok(None);
         }
         let before = self.told.clone();
-        let changes = self.look()?;
+        // A slot that gets its wire later is served by one thread.
+        let changes = self.look(1)?;
         Ok((!changes.wires.is_empty() || changes.network != before).then_some(changes))
     }
 
-    fn look(&mut self) -> Result<Changes, NetworkError> {
+    /// An interface that has come gets queues for so many vCPUs.
+    fn look(&mut self, vcpus: u8) -> Result<Changes, NetworkError> {
         let found = survey::look(&mut self.socket).map_err(refused("looking at the network"))?;
         let there = survey::interfaces(&found)?;
         let mut wires = Vec::new();
         match self
-            .place(there, &mut wires)
+            .place(there, vcpus, &mut wires)
             .and_then(|()| Ok(survey::network(&found, &self.interfaces)?))
         {
             Ok(network) => {
@@ -102,7 +100,12 @@ impl Carried {
     }
 
     /// Gives those that are there a slot each, and says which slots have another wire now.
-    fn place(&mut self, there: Vec<Interface>, wires: &mut Wires) -> Result<(), NetworkError> {
+    fn place(
+        &mut self,
+        there: Vec<Interface>,
+        vcpus: u8,
+        wires: &mut Wires,
+    ) -> Result<(), NetworkError> {
         for (slot, place) in (0..).zip(&mut self.interfaces) {
             let Some(gone) = place.take_if(|it| there.iter().all(|one| one.index != it.index))
             else {
@@ -120,7 +123,7 @@ impl Carried {
                 *place = Some(interface);
                 continue;
             }
-            let wire = self.redirect(&interface)?;
+            let wire = self.redirect(&interface, vcpus)?;
             let mut places = (0..).zip(&mut self.interfaces);
             // There is one: there are no more interfaces than slots.
             if let Some((slot, place)) = places.find(|(_, place)| place.is_none()) {
@@ -134,14 +137,14 @@ impl Carried {
 
     /// Makes a tap for an interface, to which all frames go that come in there, and the other way round. If a step
     /// fails nothing is done: the tap goes with its descriptors.
-    fn redirect(&mut self, interface: &Interface) -> Result<Vec<OwnedFd>, NetworkError> {
+    fn redirect(&mut self, interface: &Interface, vcpus: u8) -> Result<Vec<OwnedFd>, NetworkError> {
         let socket = &mut self.socket;
         let (name, index) = (&interface.name, interface.index);
         let tap_name = survey::tap_name(index);
         if socket.link(&tap_name).is_ok() {
             return Err(NetworkError::Taken { name: name.clone() });
         }
-        let tap = tap::open(&tap_name, self.vcpus)
+        let tap = tap::open(&tap_name, vcpus)
             .map_err(|source| NetworkError::Refused { what: format!("tap for {name}"), source })?;
         let link = socket.link(&tap_name).map_err(refused(&tap_name))?;
         // The host itself has nothing to say there.

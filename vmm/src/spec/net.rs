@@ -12,7 +12,8 @@ pub const MAX_PAIRS: usize = 8;
 #[serde(rename_all = "snake_case")]
 pub enum WireSpec {
     /// A tap, opened for reading and writing, with `IFF_TAP`, `IFF_NO_PI` and `IFF_VNET_HDR`. With
-    /// `IFF_MULTI_QUEUE` it is the queues of one, each a descriptor: as many as the machine has vCPUs, [`MAX_PAIRS`] at most.
+    /// `IFF_MULTI_QUEUE` it is the queues of one, each a descriptor: as many as the machine has vCPUs, [`MAX_PAIRS`]
+    /// at most.
     Tap(Vec<Inherited>),
     /// A connected `SOCK_STREAM` socket to a network stack in user space, with each frame behind its length in
     /// four bytes, the highest first. Nothing of a frame can be left to that stack to do: what a guest leaves to

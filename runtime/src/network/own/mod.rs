@@ -139,9 +139,7 @@ pub(crate) fn join(
     settle(&turn)?;
     let peers = Peers::meet(&turn, &network.name, &lease)?;
     drop(turn);
-    // A container knows itself and those who are on its network.
-    let own = lease.known_as(&format!("{} {}", newcomer.hostname, lease.name));
-    let known: Vec<_> = own.into_iter().chain(peers.names()).collect();
+    let known = peers.names(&newcomer.hostname);
     place.peers = Some(peers);
     let host = network.gateway4().into();
     let files = names::files(&known, &Servers::Machines, &newcomer.names, host);

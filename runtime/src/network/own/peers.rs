@@ -23,7 +23,8 @@ pub(crate) struct Peers {
     network: String,
     /// By the name of the file that stands for him, and without whoever asks.
     known: BTreeMap<String, Lease>,
-    own: String,
+    /// That of whoever asks.
+    own: Lease,
 }
 
 /// Lines of `/etc/hosts` that are other than they were.
@@ -41,16 +42,16 @@ impl Peers {
         // Whoever hears first and looks then misses nobody.
         let news = Socket::open(Group::Links).map_err(refused("news of the network"))?;
         let (registry, network) = (turn.registry().clone(), network.to_owned());
-        let own = own.file(&network);
-        let leases = turn.leases(&network)?.into_iter();
-        let known = leases.map(|lease| (lease.file(&network), lease));
-        let known = known.filter(|(file, _)| *file != own).collect();
-        Ok(Self { news, registry, network, known, own })
+        let others = turn.leases(&network)?.into_iter().filter(|other| other.ip4 != own.ip4);
+        let known = others.map(|lease| (lease.file(&network), lease)).collect();
+        Ok(Self { news, registry, network, known, own: own.clone() })
     }
 
-    /// How those are known who are there.
-    pub(super) fn names(&self) -> impl Iterator<Item = (IpAddr, String)> {
-        self.known.values().flat_map(|lease| lease.known_as(&lease.name))
+    /// Whoever asks, who calls himself `hostname`, and those who are there, as a container knows them.
+    pub(super) fn names(&self, hostname: &str) -> Vec<(IpAddr, String)> {
+        let own = self.own.known_as(&format!("{hostname} {}", self.own.name));
+        let others = self.known.values().flat_map(|lease| lease.known_as(&lease.name));
+        own.into_iter().chain(others).collect()
     }
 
     /// What has changed since it was asked last, if anything has.
@@ -64,7 +65,7 @@ impl Peers {
         };
         let gone = lines(&before, &self.known);
         let come = lines(&self.known, &before);
-        Ok((gone != come).then_some(Introductions { gone, come }))
+        Ok((before != self.known).then_some(Introductions { gone, come }))
     }
 
     fn look(&mut self, news: &News) -> Result<(), NetworkError> {
@@ -75,8 +76,9 @@ impl Peers {
         if !news.some_lost && !news.there.iter().any(is_new) {
             return Ok(());
         }
+        let own = self.own.file(&self.network);
         for file in self.registry.files_of(&self.network)? {
-            if file == self.own || self.known.contains_key(&file) {
+            if file == own || self.known.contains_key(&file) {
                 continue;
             }
             if let Some(lease) = self.registry.holder(&file)? {
@@ -112,8 +114,15 @@ mod tests {
         let admit = |name| turn.admit(&network, &newcomer(name)).unwrap();
         let (one, two) = (admit("one"), admit("two"));
         let mut peers = Peers::meet(&turn, "town", two.lease()).unwrap();
-        let names: Vec<_> = peers.names().map(|(_, name)| name).collect();
-        assert_eq!(names, ["one", "one"], "by both addresses");
+        let names = peers.names("box").into_iter();
+        let names: Vec<_> = names.map(|(ip, names)| format!("{ip} {names}")).collect();
+        let expected = [
+            "10.190.1.3 box two",
+            "fd4d:5600:1::3 box two",
+            "10.190.1.2 one",
+            "fd4d:5600:1::2 one",
+        ];
+        assert_eq!(names, expected);
         let three = admit("three");
         let [first, third] = [&one, &three].map(|member| member.lease().clone());
         let news = |there: &[&Lease], gone: &[&Lease]| {
