@@ -174,7 +174,7 @@ pub(super) mod testing {
     pub(in super::super) fn newcomer(name: &str) -> Newcomer {
         Newcomer {
             network: "town".into(),
-            id: format!("{:0>64}", name.replace(|it: char| !it.is_ascii_hexdigit(), "0")),
+            id: format!("{:0<64}", name.replace(|it: char| !it.is_ascii_hexdigit(), "0")),
             name: name.into(),
             hostname: "box".into(),
             ports: vec![],

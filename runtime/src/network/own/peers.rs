@@ -71,7 +71,8 @@ impl Peers {
     fn look(&mut self, news: &News) -> Result<(), NetworkError> {
         self.known.retain(|_, lease| !news.some_lost && !news.gone.contains(&lease.tap));
         let is_new = |name: &String| {
-            name.starts_with(TAP) && self.known.values().all(|lease| lease.tap != *name)
+            let mut met = self.known.values().chain([&self.own]);
+            name.starts_with(TAP) && met.all(|lease| lease.tap != *name)
         };
         if !news.some_lost && !news.there.iter().any(is_new) {
             return Ok(());
