@@ -6,12 +6,11 @@
 
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::time::Duration;
 
 use proto::frame;
 use proto::stream::Attach;
-
-use crate::state::Dir;
 
 /// The longest answer worth reading: `OK`, a space, ten digits, a newline, and room.
 const MAX_ANSWER: usize = 32;
@@ -48,10 +47,10 @@ pub(crate) struct Dialling {
     port: u32,
 }
 
-/// Asks for `port` of the VM whose socket is in `dir`, and says `first` to it: several can be on
+/// Asks for `port` of the VM whose socket this is, and says `first` to it: several can be on
 /// their way at once, since nothing waits here.
-pub(crate) fn dial(dir: &Dir, port: u32, first: &[u8]) -> Result<Dialling, DialError> {
-    let mut stream = UnixStream::connect(dir.socket_path()).map_err(DialError::Socket)?;
+pub(crate) fn dial(socket: &Path, port: u32, first: &[u8]) -> Result<Dialling, DialError> {
+    let mut stream = UnixStream::connect(socket).map_err(DialError::Socket)?;
     stream.set_read_timeout(Some(ACCEPT)).map_err(DialError::Socket)?;
     let mut words = format!("CONNECT {port}\n").into_bytes();
     words.extend_from_slice(first);

@@ -409,7 +409,7 @@ impl Running {
         }
         .see_through(
             Wish::Container(Box::new(self.plan.container)),
-            |streams| connect(dir, &process, streams),
+            |streams| connect(&dir.socket_path(), &process, streams),
             || {
                 has_started = true;
                 started();
@@ -432,16 +432,16 @@ impl Running {
     }
 }
 
-/// Connects `streams` of `process`, all on their way before the first is waited for.
+/// Connects `streams` of `process` through its VM's socket, all on their way before the first is waited for.
 pub(crate) fn connect(
-    dir: &Dir,
+    socket: &Path,
     process: &ProcessId,
     streams: &[Stream],
 ) -> Result<Vec<(Stream, UnixStream)>, DialError> {
     let mut dialled = Vec::with_capacity(streams.len());
     for &stream in streams {
         let attach = Attach { version: proto::VERSION, process: process.clone(), stream };
-        dialled.push((stream, dial::dial(dir, proto::STDIO_PORT, &dial::attach(&attach))?));
+        dialled.push((stream, dial::dial(socket, proto::STDIO_PORT, &dial::attach(&attach))?));
     }
     dialled.into_iter().map(|(stream, dialling)| Ok((stream, dialling.connected()?))).collect()
 }

@@ -145,10 +145,14 @@ impl Visited {
             timeline: &Timeline::new(false),
         };
         let wish = Wish::Exec(Box::new(process));
-        match attendance.see_through(wish, |streams| connect(&self.dir, &id, streams), started) {
+        match attendance.see_through(
+            wish,
+            |streams| connect(&self.dir.socket_path(), &id, streams),
+            started,
+        ) {
             Ok(status) => Ok(status.shell_code()),
             // The container has ended and its VM with it: that was a kill for everything in there.
-            Err(AttendError::Session(SessionError::HungUp)) => {
+            Err(AttendError::Session(SessionError::HungUp)) if self.is_gone_soon()? => {
                 Ok(ExitStatus::Signal(Signal::SIGKILL as u8).shell_code())
             }
             Err(source) => Err(VisitError::Attend { name, source }),
@@ -178,7 +182,7 @@ impl Visited {
             _ => &[Stream::Stdout],
         };
         let mut session = self.session()?;
-        let streams = connect(&self.dir, &process, wanted)
+        let streams = connect(&self.dir.socket_path(), &process, wanted)
             .map_err(|source| VisitError::Dial { name: name.clone(), source })?;
         let reply = session.ask(Request::Carry { process, work });
         let reply = reply.map_err(|source| VisitError::Session { name: name.clone(), source })?;
@@ -247,7 +251,7 @@ impl Visited {
         {
             return Err(VisitError::Deaf { name: self.name(), status });
         }
-        let dialling = dial::dial(&self.dir, proto::SESSION_PORT, b"");
+        let dialling = dial::dial(&self.dir.socket_path(), proto::SESSION_PORT, b"");
         let dialling = if waits { dialling.and_then(Dialling::without_haste) } else { dialling };
         let stream = dialling
             .and_then(Dialling::connected)

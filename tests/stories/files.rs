@@ -36,7 +36,7 @@ impl Place {
     fn with(options: &[&str], script: &str) -> Self {
         let around = tempfile::Builder::new().prefix("story-files-").tempdir().unwrap();
         let place = Self { house: House::new(), around };
-        let options = [&["run", "-d", "--rm", "--name", "box"], options].concat();
+        let options = [&["run", "-d", "--name", "box"], options].concat();
         let rest = ["demo", "sh", "-c", "while :; do sleep 1000; done"];
         place.house.call([&options[..], &rest].concat()).expect_code(0);
         place.exec(script);
@@ -44,7 +44,10 @@ impl Place {
     }
 
     fn exec(&self, script: &str) -> String {
-        self.house.call(["exec", "box", "sh", "-c", script]).expect_code(0).text()
+        let done = self.house.call(["exec", "box", "sh", "-c", script]);
+        let inspect = || self.house.call(["inspect", "box"]).text();
+        assert_eq!(done.code, 0, "{}\n{}", done.stderr, inspect());
+        done.text()
     }
 
     fn path(&self, name: &str) -> PathBuf {

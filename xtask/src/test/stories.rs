@@ -71,8 +71,9 @@ fn read_chapter(up: &Up, words: &[OsString], count: &mut Count) -> Result<bool> 
     let mut session = up.session(words, Stdio::null(), Stdio::piped())?;
     listen(session.stdout(), count)?;
     let code = session.finish()?;
-    if ![0, SOME_FAILED].contains(&code) {
-        step::say(&format!("the stories broke off with code {code}; the emulated host's logs:"));
+    if code != 0 {
+        let how = if code == SOME_FAILED { "failed" } else { "broke off" };
+        step::say(&format!("stories {how} with code {code}; the emulated host's logs:"));
         up.show_logs();
     }
     Ok(code == 0)
