@@ -23,6 +23,9 @@ pub(crate) struct Arguments {
     /// One way to use files alone
     #[arg(long)]
     only: Option<Way>,
+    /// Files on this alone
+    #[arg(long)]
+    on: Option<Ground>,
 }
 
 /// What was measured.
@@ -40,7 +43,26 @@ pub(crate) struct Row {
     /// On the host.
     pub(crate) host_ns: u64,
     /// In a VM, by what the files are on.
-    pub(crate) guest: BTreeMap<String, Cost>,
+    pub(crate) guest: BTreeMap<Ground, Cost>,
+}
+
+/// What the files of a VM are on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Ground {
+    /// A disk of the VM's own
+    VirtioBlk,
+    /// A directory of the host's
+    VirtioFs,
+    /// The same by the server and the VMM of others
+    Virtiofsd,
+}
+
+impl Ground {
+    /// What it is called on the command line.
+    pub(crate) fn name(self) -> String {
+        self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
+    }
 }
 
 /// What it costs in a VM.
@@ -52,35 +74,26 @@ pub(crate) struct Cost {
 }
 
 impl Row {
-    fn ratio(&self, on: &str) -> Option<f64> {
-        Some(self.guest.get(on)?.ns as f64 / self.host_ns as f64)
+    fn ratio(&self, on: Ground) -> Option<f64> {
+        Some(self.guest.get(&on)?.ns as f64 / self.host_ns as f64)
     }
 }
-
-/// A disk of the VM's own.
-const BLOCK: &str = "virtio-blk";
-
-/// A directory of the host's.
-const SHARE: &str = "virtio-fs";
-
-/// The same by the server and the VMM of others.
-const PEER: &str = "virtiofsd";
 
 /// Where the files are in a container.
 const DATA: &str = "/data";
 
-/// Measures all ways, or the one that is wanted.
+/// Measures all ways on all grounds, or what is wanted of them.
 pub(crate) fn measure(arguments: &Arguments) -> Result<Disks> {
-    let place = &arguments.place;
+    let Arguments { place, only, on } = arguments;
     let ours = place.ours()?;
     let peer = Guest::new(&place.outputs, &place.scratch)?;
     let ways = Way::value_variants().iter();
-    let wanted = ways.filter(|way| arguments.only.is_none_or(|only| only == **way));
-    let rows = wanted.map(|way| row(*way, place, &ours, &peer));
+    let wanted = ways.filter(|way| only.is_none_or(|only| only == **way));
+    let rows = wanted.map(|way| row(*way, *on, place, &ours, &peer));
     Ok(Disks { rows: rows.collect::<Result<_>>()? })
 }
 
-fn row(way: Way, place: &Place, ours: &Ours, peer: &Guest) -> Result<Row> {
+fn row(way: Way, only: Option<Ground>, place: &Place, ours: &Ours, peer: &Guest) -> Result<Row> {
     let count = way.usual();
     let shared = place.scratch.join("shared");
     let words = |at: &str, count: usize| {
@@ -102,10 +115,13 @@ fn row(way: Way, place: &Place, ours: &Ours, peer: &Guest) -> Result<Row> {
     let on_block = |count| in_ours(["--storage", "size=1g"], count);
     let on_share = |count| in_ours(["-v", &sharing], count);
     let on_peer = |count| peer.says(&shared, &borrowed(&words(Guest::FILES, count)));
-    let ways: [(_, &dyn Fn(usize) -> Result<String>); 3] =
-        [(BLOCK, &on_block), (SHARE, &on_share), (PEER, &on_peer)];
     let mut guest = BTreeMap::new();
-    for (on, run) in ways {
+    for on in Ground::value_variants().iter().copied().filter(|on| only.is_none_or(|o| o == *on)) {
+        let run: &dyn Fn(usize) -> Result<String> = match on {
+            Ground::VirtioBlk => &on_block,
+            Ground::VirtioFs => &on_share,
+            Ground::Virtiofsd => &on_peer,
+        };
         let cost = |count| -> Result<Cost> {
             let mut ns = 0;
             let exits = clean(&shared, || {
@@ -121,8 +137,9 @@ fn row(way: Way, place: &Place, ours: &Ours, peer: &Guest) -> Result<Row> {
         let (without, with) = (cost(0)?, cost(count)?);
         let exits = with.exits.saturating_sub(without.exits);
         // The whole takes long: whoever waits sees that it goes on.
-        eprintln!("{} on {on}: {count} times in {} ms, {exits} exits", way.name(), ms(with.ns));
-        guest.insert(on.to_owned(), Cost { ns: with.ns, exits });
+        let (way, on_what) = (way.name(), on.name());
+        eprintln!("{way} on {on_what}: {count} times in {} ms, {exits} exits", ms(with.ns));
+        guest.insert(on, Cost { ns: with.ns, exits });
     }
     Ok(Row { way, count, host_ns, guest })
 }
@@ -139,17 +156,17 @@ fn clean<T>(directory: &std::path::Path, work: impl FnOnce() -> Result<T>) -> Re
 pub(crate) fn table(disks: &Disks) -> String {
     let mut out = "Files on the host and in a VM: time of all, as a multiple of the host's, and VM exits of each\n\n"
         .to_owned();
-    let on = [BLOCK, SHARE, PEER];
+    let grounds = Ground::value_variants();
     let mut heading = format!("{:<18}{:>7}{:>12}", "", "times", "host ms");
-    for on in on {
-        heading.push_str(&format!("{on:>12}{:>8}{:>8}", "x host", "exits"));
+    for on in grounds {
+        heading.push_str(&format!("{:>12}{:>8}{:>8}", on.name(), "x host", "exits"));
     }
     line(&mut out, format_args!("{heading}"));
     for row in &disks.rows {
         let (name, host_ms) = (row.way.name(), ms(row.host_ns));
         let mut text = format!("{name:<18}{:>7}{host_ms:>12}", row.count);
-        for on in on {
-            let (Some(cost), Some(ratio)) = (row.guest.get(on), row.ratio(on)) else { continue };
+        for on in grounds {
+            let (Some(cost), Some(ratio)) = (row.guest.get(on), row.ratio(*on)) else { continue };
             let exits = cost.exits as f64 / row.count as f64;
             text.push_str(&format!("{:>12}{ratio:>8.2}{exits:>8.1}", ms(cost.ns)));
         }

@@ -46,7 +46,7 @@ enum Wish {
     Crowd(crowd::Arguments),
     /// Read, write, make and remove files on the host and in VMs; figures on standard output
     Disks(disks::Arguments),
-    /// Say in which ways files are used, a line for each
+    /// Say in which ways files are used and what they are on, a line for each pair
     Ways,
     /// Pull images with microvm, podman and containerd; figures on standard output
     Images(images::Arguments),
@@ -101,7 +101,11 @@ fn fulfil(wish: Wish) -> Result<ExitCode> {
         Wish::Crowd(arguments) => print(&crowd::measure(&arguments)?),
         Wish::Disks(arguments) => print(&disks::measure(&arguments)?),
         Wish::Ways => {
-            exercise::Way::value_variants().iter().for_each(|way| println!("{}", way.name()));
+            for way in exercise::Way::value_variants() {
+                for on in disks::Ground::value_variants() {
+                    println!("{} {}", way.name(), on.name());
+                }
+            }
             Ok(ExitCode::SUCCESS)
         }
         Wish::Images(arguments) => print(&images::measure(&arguments)?),

@@ -45,14 +45,15 @@ impl Place {
         let Self { outputs, scratch } = self;
         fs::create_dir(scratch).with_context(|| scratch.display().to_string())?;
         let ours = Ours::new(outputs, scratch);
-        self.load(&ours, "demo.tar");
+        self.load(&ours, "demo.tar")?;
         Ok(ours)
     }
 
-    /// Loads an archive of the outputs. What cannot be loaded cannot be run, and says so itself.
-    fn load(&self, ours: &Ours, archive: &str) {
-        let archive = self.outputs.join(archive).display().to_string();
-        let _ = ours.call(&["load", &archive]).lap(&self.scratch);
+    /// Loads an archive of the outputs.
+    fn load(&self, ours: &Ours, archive: &str) -> Result<()> {
+        let path = self.outputs.join(archive).display().to_string();
+        let loaded = ours.call(&["load", &path]).lap(&self.scratch);
+        loaded.map(drop).with_context(|| format!("loading {archive}"))
     }
 }
 
@@ -69,7 +70,7 @@ pub(crate) fn measure(arguments: &Arguments) -> Result<Figures> {
     };
     // The warm-up of the last one makes the template that its runs go on from.
     let booting = [&["--no-template"], TRUE].concat();
-    arguments.place.load(&ours, "large.tar");
+    arguments.place.load(&ours, "large.tar")?;
     let race = [
         peer("crun"),
         peer("runc"),

@@ -23,8 +23,8 @@ use super::machine::{self, Clock};
 use super::{image, ssh};
 use crate::{cache, packages, paths, step};
 
-/// RAM, and room for the two disks beside it.
-const MEMORY: &str = "3G,slots=2,maxmem=64G";
+/// RAM, of which half is what a file system in memory can hold, and room for the two disks beside it.
+const MEMORY: &str = "6G,slots=2,maxmem=64G";
 
 /// Sparse, so that its size costs nothing.
 const DISK_BYTES: u64 = 4 << 30;
