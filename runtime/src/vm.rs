@@ -107,6 +107,13 @@ pub(crate) enum Beginning {
     Boot,
     /// It goes on where a template was saved, whose slots it has.
     Restore(Template),
+    /// The same, to learn which pages it writes to.
+    Rehearsal {
+        /// Where it goes on.
+        template: Template,
+        /// The empty file for what is learnt.
+        record: File,
+    },
     /// It boots, with the slots of a template, to become one.
     ToBeSaved {
         /// The empty file for its state.
@@ -166,7 +173,8 @@ impl Vm {
             ram_bytes: parts.ram_bytes,
             kvm: inherited(&parts.platform.kvm),
             begin: match &parts.beginning {
-                Beginning::Restore(Template { state, memory, .. }) => {
+                Beginning::Restore(Template { state, memory, .. })
+                | Beginning::Rehearsal { template: Template { state, memory, .. }, .. } => {
                     Begin::Restore(SnapshotSpec {
                         state: inherited(state),
                         memory: inherited(memory),
@@ -197,7 +205,15 @@ impl Vm {
                 Beginning::ToBeSaved { state, memory } => {
                     Some(SnapshotSpec { state: inherited(state), memory: inherited(memory) })
                 }
-                Beginning::Boot | Beginning::Restore(_) => None,
+                Beginning::Boot | Beginning::Restore(_) | Beginning::Rehearsal { .. } => None,
+            },
+            working_set: match &parts.beginning {
+                Beginning::Restore(template) => template.working_set.as_ref().map(inherited),
+                _ => None,
+            },
+            record: match &parts.beginning {
+                Beginning::Rehearsal { record, .. } => Some(inherited(record)),
+                _ => None,
             },
             control: inherited(&control_theirs),
         };
@@ -216,7 +232,7 @@ impl Vm {
             .map_err(io::Error::from)?;
         let template = match &parts.beginning {
             Beginning::Restore(template) => Some(template.directory().to_owned()),
-            Beginning::Boot | Beginning::ToBeSaved { .. } => None,
+            Beginning::Boot | Beginning::ToBeSaved { .. } | Beginning::Rehearsal { .. } => None,
         };
         Ok(Self { child, end, control, ending: None, disk_sectors, template })
     }
@@ -257,8 +273,16 @@ impl Vm {
 
     /// Has it saved to the files it was started with, which ends it.
     pub(crate) fn save(&self) -> io::Result<()> {
-        let packet = serde_json::to_vec(&Order::Capture)?;
-        send(&self.control, &packet, SendFlags::NOSIGNAL)?;
+        self.order(Order::Capture)
+    }
+
+    /// Has it write down what its guest has written to, which ends it.
+    pub(crate) fn record(&self) -> io::Result<()> {
+        self.order(Order::Record)
+    }
+
+    fn order(&self, order: Order) -> io::Result<()> {
+        send(&self.control, &serde_json::to_vec(&order)?, SendFlags::NOSIGNAL)?;
         Ok(())
     }
 
@@ -360,7 +384,7 @@ fn no_disk() -> io::Result<File> {
 }
 
 /// The same file, open for reading alone.
-fn read_only(file: &File) -> io::Result<File> {
+pub(crate) fn read_only(file: &File) -> io::Result<File> {
     File::open(format!("/proc/self/fd/{}", file.as_raw_fd()))
 }
 
@@ -384,6 +408,7 @@ impl fmt::Display for VmEnded {
             Some(Ending::PoweredOff) => write!(f, "the guest powered itself off"),
             Some(Ending::OwnerGone) => write!(f, "the VM lost its owner"),
             Some(Ending::Captured) => write!(f, "the VM was saved"),
+            Some(Ending::Recorded) => write!(f, "the VM's pages were written down"),
             Some(Ending::Panicked { message, .. }) => {
                 write!(f, "the guest's kernel panicked: {}", printable(message))
             }
@@ -420,7 +445,11 @@ impl VmEnded {
                 | Ending::KvmStopped { last_words, .. },
             ) => last_words.as_str(),
             Some(
-                Ending::PoweredOff | Ending::OwnerGone | Ending::Captured | Ending::Failed { .. },
+                Ending::PoweredOff
+                | Ending::OwnerGone
+                | Ending::Captured
+                | Ending::Recorded
+                | Ending::Failed { .. },
             )
             | None => "",
         };

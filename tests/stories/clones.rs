@@ -111,10 +111,12 @@ fn a_damaged_template_is_made_again_and_never_used() {
         file.read_exact_at(&mut byte, 100).unwrap();
         file.write_all_at(&[!byte[0]], 100).unwrap();
     };
-    let spoils: [(&str, Spoil<'_>); 4] = [
+    let spoils: [(&str, Spoil<'_>); 6] = [
         ("state", &flip),
         ("state", &|file| file.set_len(50).unwrap()),
         ("memory", &|file| file.set_len(1 << 20).unwrap()),
+        ("working-set", &flip),
+        ("working-set", &|file| file.set_len(0).unwrap()),
         ("about.json", &|file| file.set_len(0).unwrap()),
     ];
     for (name, spoil) in spoils {

@@ -117,6 +117,8 @@ fn spec(
         nets: vec![],
         serial_log: None,
         capture: None,
+        working_set: None,
+        record: None,
         control: Inherited(-1),
     };
     let mut listen = None;

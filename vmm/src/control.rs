@@ -112,6 +112,7 @@ impl Owner {
         };
         let done = match (serde_json::from_slice(&packet[..length]), descriptor) {
             (Ok(Order::Capture), _) => return Some(Cause::CaptureOrdered),
+            (Ok(Order::Record), _) => return Some(Cause::RecordOrdered),
             (Ok(Order::Plug { slot }), Some(tap)) => plug(slot, Some(Plug::Tap(vec![tap.into()]))),
             (Ok(Order::Plug { .. }), None) => Err("no tap came with it".to_owned()),
             (Ok(Order::Unplug { slot }), _) => plug(slot, None),

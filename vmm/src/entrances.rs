@@ -31,7 +31,7 @@ pub fn snapshot(bytes: &[u8]) {
             let _ = talk(section);
         }
         if let (Ok(state), Ok(memory)) = (file(bytes), file(&[0; 4096])) {
-            let _ = machine::belong_together(&state, &memory);
+            let _ = machine::belong_together(&state, &memory, Some(&state));
         }
     }
 }

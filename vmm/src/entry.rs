@@ -17,7 +17,7 @@ use crate::event_loop::{EventLoop, Interest, Readiness, Subscriber};
 use crate::inherit::{InheritError, Inheritance};
 use crate::jail::{self, JailError, Saving};
 use crate::kvm::{Kvm, KvmError};
-use crate::machine::{self, BuildError, CaptureError, Machine, Parts, Step};
+use crate::machine::{self, BuildError, CaptureError, Machine, Parts, RecordError, Step};
 use crate::memory;
 use crate::spec::{Begin, Ending, SnapshotSpec, SpecError, VmSpec, WireSpec};
 use crate::sync::lock;
@@ -44,6 +44,10 @@ enum RunError {
     CaptureFile(#[source] io::Error),
     #[error("saving the machine was ordered, and nothing given to save it to")]
     NothingToSaveTo,
+    #[error(transparent)]
+    Record(#[from] RecordError),
+    #[error("it was ordered to write down what the guest has done, and nothing given for that")]
+    NothingToRecordTo,
     #[error("thread of a device: {0}")]
     DeviceThread(#[source] io::Error),
     #[error("event loop: {0}")]
@@ -92,6 +96,7 @@ fn run(spec: &VmSpec, mut inheritance: Inheritance, control: &Control) -> Result
 
     let parts = parts(spec, &mut inheritance, control)?;
     let capture = capture_into(spec, &mut inheritance)?;
+    let record = spec.record.map(|file| inheritance.take(file, "record")).transpose()?;
     let saved_msrs = match &capture {
         Some(_) => parts.kvm.saved_msrs()?,
         None => vec![],
@@ -110,9 +115,9 @@ fn run(spec: &VmSpec, mut inheritance: Inheritance, control: &Control) -> Result
     };
     let Machine { vcpus, last_words, disk_loops, net_loops, net_slots, leave, body, .. } = machine;
     event_loop.subscribe(|watch| Owner::new(control.clone(), ends.clone(), net_slots, &watch))?;
-    let saving = match capture {
-        Some(_) => Saving::Allowed,
-        None => Saving::Forbidden,
+    let saving = match (&capture, &record) {
+        (None, None) => Saving::Forbidden,
+        _ => Saving::Allowed,
     };
     for own in disk_loops {
         serve("disk", jail::confine_disk, own, &surroundings).map_err(RunError::DeviceThread)?;
@@ -134,6 +139,11 @@ fn run(spec: &VmSpec, mut inheritance: Inheritance, control: &Control) -> Result
     if cause == Cause::CaptureOrdered {
         body.capture(vcpus, capture.ok_or(RunError::NothingToSaveTo)?)?;
         return Ok(Ending::Captured);
+    }
+    if cause == Cause::RecordOrdered {
+        body.record(record.ok_or(RunError::NothingToRecordTo)?.into())?;
+        std::mem::forget(body);
+        return Ok(Ending::Recorded);
     }
     // What the guest wrote before its end arrives whole, for as long as there is somebody to care.
     leave.hang_up();
@@ -248,6 +258,11 @@ fn parts(
                 memory: inheritance.take(*memory, "begin.memory")?.into(),
             },
         },
+        working_set: spec
+            .working_set
+            .map(|file| inheritance.take(file, "working_set").map(File::from))
+            .transpose()?,
+        recorded: spec.record.is_some(),
         disks,
         guest_cid: spec.vsock.guest_cid,
         listener: inheritance.take(spec.vsock.listener, "vsock.listener")?,
@@ -277,6 +292,7 @@ fn ending(cause: Cause, panic: Option<&str>, last_words: String) -> Ending {
         (Cause::KvmStopped(reason), _) => Ending::KvmStopped { reason, last_words },
         (Cause::OwnerGone, _) => Ending::OwnerGone,
         (Cause::CaptureOrdered, _) => Ending::Captured,
+        (Cause::RecordOrdered, _) => Ending::Recorded,
         (Cause::Failed(message), _) => Ending::Failed { message },
     }
 }

@@ -4,6 +4,7 @@
 //! vCPUs stand and what is in memory comes from a kernel in the one case and from the states in the other.
 
 mod capture;
+mod working_set;
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -16,6 +17,8 @@ use kvm_ioctls::VcpuFd;
 
 use self::capture::MachineState;
 pub use self::capture::{Body, CaptureError, SaveTo, Shape};
+use self::working_set::WorkingSet;
+pub use self::working_set::{RecordError, WorkingSetError};
 use crate::arch::state::{ChipsState, VcpuState};
 use crate::arch::{self, cpu::Processors, layout};
 use crate::boot;
@@ -32,7 +35,7 @@ use crate::ending::Ends;
 use crate::event_loop::EventLoop;
 use crate::irq::Interrupt;
 use crate::kvm::{Kvm, KvmError, Vm};
-use crate::memory::{self, Memory, MemoryError, Range};
+use crate::memory::{self, FileId, Memory, MemoryError, Range};
 use crate::section::{SectionError, State, States};
 use crate::snapshot::{self, FormatError};
 use crate::virtio::device::{Device, Kicks};
@@ -48,6 +51,10 @@ pub struct Parts {
     pub kvm: Kvm,
     /// Where its first instruction comes from.
     pub begin: Begin,
+    /// What a guest that goes on writes to, if that is known.
+    pub working_set: Option<File>,
+    /// Whether it is to be known what this one writes to.
+    pub recorded: bool,
     /// A disk, or none, for each slot.
     pub disks: Vec<Option<Disk>>,
     /// The guest's context id.
@@ -129,6 +136,9 @@ pub enum BuildError {
     /// A tap is none.
     #[error(transparent)]
     Tap(#[from] OpenWireError),
+    /// What its guest writes to is not known as it should be.
+    #[error(transparent)]
+    WorkingSet(#[from] WorkingSetError),
     /// A device has no registers.
     #[error(transparent)]
     Transport(#[from] TransportError),
@@ -184,13 +194,16 @@ pub fn build(parts: Parts, event_loop: &mut EventLoop, ends: &Ends) -> Result<Ma
         // A KVM that does not know has no other machine's ticks to keep either.
         tsc_khz: vcpus.first().and_then(|first| first.get_tsc_khz().ok()).unwrap_or(0),
     };
-    let (memory, mut states) = memory_and_states(&parts.begin, &ram, &shape)?;
-    vm.map(&memory)?;
+    let (memory, mut states, snapshot) = memory_and_states(&parts.begin, &ram, &shape)?;
+    vm.map(&memory, parts.recorded)?;
     for (index, vcpu) in (0..).zip(&vcpus) {
         if let Some(state) = states.take_saved::<VcpuState>()? {
             processors.introduce(vcpu, index)?;
             state.restore(vcpu, index)?;
         }
+    }
+    if let (Some(file), Some(snapshot)) = (&parts.working_set, &snapshot) {
+        WorkingSet::read(file, snapshot)?.fill(&memory, vcpus.first())?;
     }
     // Before the devices, which raise the interrupts again that were under way.
     if let Some(state) = states.take_saved::<ChipsState>()? {
@@ -271,7 +284,7 @@ pub fn build(parts: Parts, event_loop: &mut EventLoop, ends: &Ends) -> Result<Ma
     }
     let (memory_bus, port_bus) = (Arc::new(memory_bus), Arc::new(port_bus));
     let leave = leave.ok_or(BuildError::TooManyDevices)?;
-    let body = Body { vm, memory, devices, serial, shape };
+    let body = Body { vm, memory, devices, serial, shape, snapshot };
     Ok(Machine {
         vcpus,
         memory_bus,
@@ -285,42 +298,46 @@ pub fn build(parts: Parts, event_loop: &mut EventLoop, ends: &Ends) -> Result<Ma
     })
 }
 
-/// Empty memory and power-on, or what was saved of a machine of this `shape`.
+/// Empty memory and power-on, or what was saved of a machine of this `shape`, and the name of its memory file.
 fn memory_and_states(
     begin: &Begin,
     ram: &[Range],
     shape: &Shape,
-) -> Result<(Memory, States), BuildError> {
+) -> Result<(Memory, States, Option<FileId>), BuildError> {
     let Begin::Restore { state, memory } = begin else {
-        return Ok((memory::allocate(ram)?, States::power_on()));
+        return Ok((memory::allocate(ram)?, States::power_on(), None));
     };
-    let mut states = States::saved(snapshot::read(&state_file(state)?)?);
+    let state = state_file(state).map_err(BuildError::ReadState)?;
+    let mut states = States::saved(snapshot::read(&state)?);
     let saved = states.take_saved::<MachineState>()?;
     let saved = saved.ok_or(SectionError::Missing { wanted: MachineState::KIND })?;
     shape.check(&saved.shape)?;
     let memory = memory.try_clone().map_err(MemoryError::File)?;
-    Ok((memory::map(ram, memory, &saved.memory)?, states))
+    Ok((memory::map(ram, memory, &saved.memory)?, states, Some(saved.memory)))
 }
 
-/// Whether these are a state and its memory, and both whole. Whether a machine can go on from them here is
-/// another question, which [`build`] answers.
-pub fn belong_together(state: &File, memory: &File) -> Result<Shape, BuildError> {
-    let mut states = States::saved(snapshot::read(&state_file(state)?)?);
+/// Whether these are a state, its memory and the working set of its guest, if there is one, and all of them whole.
+/// Whether a machine can go on from them here is another question, which [`build`] answers.
+pub fn belong_together(
+    state: &File,
+    memory: &File,
+    working_set: Option<&File>,
+) -> Result<Shape, BuildError> {
+    let state = state_file(state).map_err(BuildError::ReadState)?;
+    let mut states = States::saved(snapshot::read(&state)?);
     let saved = states.take_saved::<MachineState>()?;
     let saved = saved.ok_or(SectionError::Missing { wanted: MachineState::KIND })?;
     memory::check(memory, saved.shape.ram_bytes, &saved.memory)?;
+    working_set.map(|set| WorkingSet::read(set, &saved.memory)).transpose()?;
     Ok(saved.shape)
 }
 
 /// Read by place, since the place in the file is that of everybody who has it open.
-fn state_file(state: &File) -> Result<Vec<u8>, BuildError> {
-    let bytes = state.metadata().map_err(BuildError::ReadState)?.len();
-    let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
-    if bytes > snapshot::MAX_BYTES {
-        return Err(FormatError::TooLong(bytes).into());
-    }
-    let mut file = vec![0; bytes];
-    state.read_exact_at(&mut file, 0).map_err(BuildError::ReadState)?;
+fn state_file(state: &File) -> io::Result<Vec<u8>> {
+    let bytes = usize::try_from(state.metadata()?.len()).unwrap_or(usize::MAX);
+    // What is too long is so by its first byte too many.
+    let mut file = vec![0; bytes.min(snapshot::MAX_BYTES + 1)];
+    state.read_exact_at(&mut file, 0)?;
     Ok(file)
 }
 

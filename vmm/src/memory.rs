@@ -9,10 +9,11 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
+use serde::{Deserialize, Serialize};
 use vm_memory::mmap::{MmapRegion, MmapRegionError};
 use vm_memory::{
     FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryRegion, GuestRegionMmap,
-    MemoryRegionAddress,
+    MemoryRegionAddress, VolatileSlice,
 };
 
 /// Guest memory as every floor above sees it. A clone is another handle to the same bytes.
@@ -84,7 +85,23 @@ pub fn allocate(ranges: &[Range]) -> Result<Memory, MemoryError> {
 pub type FileId = [u8; 16];
 
 /// A page of the guest's, and of a file behind the last of them, which has the file's name.
-const PAGE: usize = 4096;
+pub const PAGE: usize = 4096;
+
+/// Pages behind one another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pages {
+    /// The first one's guest-physical address, divided by [`PAGE`].
+    pub first: u32,
+    /// How many there are.
+    pub count: u32,
+}
+
+impl Pages {
+    /// Where they begin.
+    pub fn address(&self) -> GuestAddress {
+        GuestAddress(u64::from(self.first) * PAGE as u64)
+    }
+}
 
 /// How long a file is that holds memory of `ram_bytes`.
 pub fn file_bytes(ram_bytes: u64) -> u64 {
@@ -162,6 +179,14 @@ fn write_pages(bytes: &[u8], file: &File, offset: u64) -> io::Result<()> {
     } else {
         file.write_all_at(&bytes[run.clone()], offset + run.start as u64)
     }
+}
+
+/// Makes pages of a private mapping the process's own, as a write to each would. A host that cannot (Linux before
+/// 5.14) does it when they are written to.
+pub fn copy_now(pages: &VolatileSlice<'_>) {
+    let guard = pages.ptr_guard_mut();
+    // SAFETY: the pages are mapped for as long as the slice lives; the advice changes nothing in them.
+    unsafe { libc::madvise(guard.as_ptr().cast(), guard.len(), libc::MADV_POPULATE_WRITE) };
 }
 
 /// A host that has none gives small ones.

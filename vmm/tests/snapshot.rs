@@ -141,6 +141,34 @@ fn a_saved_machine_can_be_saved_again_before_it_finds_a_disk() {
 }
 
 #[test]
+fn what_a_guest_wrote_to_is_written_down_and_found_by_the_next() {
+    if !there_is_kvm() {
+        return;
+    }
+    let (saved, _) = save(&|_| ());
+    let record = file(b"");
+    let mut vm = start(b"", &|spec, open| {
+        saved.go_on(spec, open);
+        spec.disks = vec![None, None];
+        spec.record = Some(keep(open, record.try_clone().unwrap()));
+    });
+    vm.reach("vcpus running");
+    vm.order(Order::Record);
+    assert_eq!(vm.end().0, Ending::Recorded);
+    vmm::machine::belong_together(&saved.state, &saved.memory, Some(&record)).unwrap();
+    let mut vm = start(b"", &|spec, open| {
+        saved.go_on(spec, open);
+        spec.working_set = Some(keep(open, record.try_clone().unwrap()));
+    });
+    assert_eq!(vm.end().0, Ending::PoweredOff);
+    let mut vm = start(b"", &|spec, open| saved.go_on(spec, open));
+    vm.order(Order::Record);
+    let message =
+        "it was ordered to write down what the guest has done, and nothing given for that".into();
+    assert_eq!(vm.end().0, Ending::Failed { message });
+}
+
+#[test]
 fn a_machine_without_files_to_save_to_is_not_saved() {
     if !there_is_kvm() {
         return;

@@ -20,7 +20,7 @@ use crate::timeline::Timeline;
 use crate::vm::{Beginning, Parts, StartError, Vm, VmEnded};
 
 /// What booting, settling and saving may take together: as long as a guest may take to be ready.
-const PATIENCE: Duration = Duration::from_secs(180);
+pub(super) const PATIENCE: Duration = Duration::from_secs(180);
 
 /// Why a template was not made.
 #[derive(Debug, thiserror::Error)]
@@ -48,7 +48,7 @@ pub(crate) enum BuildError {
 }
 
 /// How long a VM may take to say why its agent hung up.
-const LAST_WORD: Duration = Duration::from_secs(5);
+pub(super) const LAST_WORD: Duration = Duration::from_secs(5);
 
 /// Makes the files of a template in `directory`.
 pub(super) fn build(key: &Key, platform: &Platform, directory: &Path) -> Result<(), BuildError> {
@@ -59,7 +59,7 @@ pub(super) fn build(key: &Key, platform: &Platform, directory: &Path) -> Result<
         options.map_err(|source| BuildError::Io { path, source })
     };
     // Nobody dials a template: the socket is gone before it has a name that anyone knows.
-    let listener = listen(directory)
+    let (listener, _) = listen(directory)
         .map_err(|source| BuildError::Io { path: directory.join("vsock.sock"), source })?;
     let (ours, agent) = UnixStream::pair().map_err(StartError::Process)?;
     let mut session = Session::greet(ours).map_err(AttendError::Session)?;
@@ -125,7 +125,10 @@ fn wait_for(session: &mut Session, vm: &Vm, id: u64, deadline: Instant) -> Resul
 }
 
 /// Waits until one of `fds` is readable.
-fn wait<const N: usize>(fds: &[PollFd<'_>; N], deadline: Instant) -> Result<(), BuildError> {
+pub(super) fn wait<const N: usize>(
+    fds: &[PollFd<'_>; N],
+    deadline: Instant,
+) -> Result<(), BuildError> {
     let mut fds = fds.clone();
     let left = Timespec::try_from(deadline.saturating_duration_since(Instant::now())).ok();
     loop {
@@ -138,11 +141,24 @@ fn wait<const N: usize>(fds: &[PollFd<'_>; N], deadline: Instant) -> Result<(), 
     }
 }
 
-fn listen(directory: &Path) -> io::Result<UnixListener> {
-    // By a path that is short however long the directory's is.
-    let directory = File::open(directory)?;
-    let path = format!("/proc/self/fd/{}/vsock.sock", directory.as_raw_fd());
-    let listener = UnixListener::bind(&path)?;
-    std::fs::remove_file(&path)?;
-    Ok(listener)
+/// The name of a socket, which goes with this.
+pub(super) struct SocketName(File);
+
+impl SocketName {
+    /// By a path that is short however long the directory's is.
+    pub(super) fn path(&self) -> PathBuf {
+        format!("/proc/self/fd/{}/vsock.sock", self.0.as_raw_fd()).into()
+    }
+}
+
+impl Drop for SocketName {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(self.path());
+    }
+}
+
+/// A socket in `directory`, and its name there.
+pub(super) fn listen(directory: &Path) -> io::Result<(UnixListener, SocketName)> {
+    let name = SocketName(File::open(directory)?);
+    Ok((UnixListener::bind(name.path())?, name))
 }

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! <root>/.templates/<name>/state, memory   the saved machine
+//! <root>/.templates/<name>/working-set     which pages every container's beginning writes to, where that is known
 //! <root>/.templates/<name>/about.json      what it was made from
 //! <root>/.templates/<name>.half            one that is being made
 //! <root>/.templates/<name>.lock            held by whoever makes it, or takes it away
@@ -13,6 +14,7 @@
 
 mod build;
 pub(crate) mod key;
+mod rehearse;
 
 use std::fs::{self, DirBuilder, File};
 use std::io;
@@ -40,6 +42,8 @@ pub(crate) struct Template {
     pub(crate) state: File,
     /// What its memory held.
     pub(crate) memory: File,
+    /// Which pages every container's beginning writes to, if that is known.
+    pub(crate) working_set: Option<File>,
     directory: PathBuf,
 }
 
@@ -153,10 +157,7 @@ impl Shelf {
             serde_json::from_slice(&fs::read(directory.join("about.json")).ok()?).ok()?;
         // A name is short for a key, and could be another's.
         (about.key == *key).then_some(())?;
-        let state = File::open(directory.join("state")).ok()?;
-        let memory = File::open(directory.join("memory")).ok()?;
-        vmm::machine::belong_together(&state, &memory).ok()?;
-        Some(Template { state, memory, directory })
+        Template::open(directory)
     }
 
     /// Makes the template of this key, once, however many ask for it at the same time.
@@ -180,6 +181,7 @@ impl Shelf {
             remove(&half)?;
             return Err(error);
         }
+        Template::rehearse(key, platform, &half)?;
         let about = About { key: key.clone(), created: record::now() };
         let json = serde_json::to_vec(&about).map_err(io::Error::from).map_err(at(&half))?;
         fs::write(half.join("about.json"), json).map_err(at(&half))?;
@@ -248,6 +250,31 @@ impl Shelf {
 }
 
 impl Template {
+    /// The one in `directory`, if it is whole.
+    fn open(directory: PathBuf) -> Option<Self> {
+        let file = |name: &str| File::open(directory.join(name));
+        let (state, memory) = (file("state").ok()?, file("memory").ok()?);
+        let working_set = match file("working-set") {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            working_set => Some(working_set.ok()?),
+        };
+        vmm::machine::belong_together(&state, &memory, working_set.as_ref()).ok()?;
+        Some(Self { state, memory, working_set, directory })
+    }
+
+    /// Learns what a container's beginning writes to in the VM of the template in `directory`. Without that its
+    /// containers begin slower.
+    fn rehearse(key: &Key, platform: &Platform, directory: &Path) -> Result<(), TemplateError> {
+        let Some(template) = Self::open(directory.to_owned()) else { return Ok(()) };
+        let path = directory.join("working-set");
+        let record = File::create_new(&path).map_err(at(&path))?;
+        if let Err(error) = rehearse::rehearse(key, platform, template, record, directory) {
+            crate::exit::warn(&error);
+            fs::remove_file(&path).map_err(at(&path))?;
+        }
+        Ok(())
+    }
+
     /// It turned out to be of no use: the next start makes another.
     pub(crate) fn discard(directory: &Path) {
         let _ = fs::remove_file(directory.join("about.json"));

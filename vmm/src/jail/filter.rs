@@ -42,12 +42,13 @@ const VCPU_SAVING_IOCTLS: Narrow = (
     ],
 );
 
-/// What the event loop asks of KVM when it saves a machine.
+/// What the event loop asks of KVM when it saves a machine, or writes down what its guest has written to.
 const EVENT_LOOP_SAVING_IOCTLS: Narrow = (
     libc::SYS_ioctl,
     &[
         0xc208_ae62, // KVM_GET_IRQCHIP
         0x8030_ae7c, // KVM_GET_CLOCK
+        0x4010_ae42, // KVM_GET_DIRTY_LOG
     ],
 );
 
@@ -74,7 +75,7 @@ const EVENT_LOOP_PLUGGING: [Narrow; 2] = [
     ),
 ];
 
-/// Whether the machine may be saved. One that holds somebody's secrets and will not be has no use for it.
+/// Whether the machine may be saved, or what its guest does be written down. One that holds somebody's secrets and will not be has no use for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Saving {
     /// Its owner gave files for that.

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use serde::{Deserialize, Serialize};
 
+use super::working_set::{RecordError, WorkingSet};
 use crate::arch::state::ChipsState;
 use crate::devices::serial::SerialLine;
 use crate::kvm::{KvmError, Vm};
@@ -111,9 +112,17 @@ pub struct Body {
     pub(super) devices: Vec<Arc<Mutex<Mmio>>>,
     pub(super) serial: Arc<Mutex<SerialLine>>,
     pub(super) shape: Shape,
+    /// The name of the memory file that it went on from.
+    pub(super) snapshot: Option<FileId>,
 }
 
 impl Body {
+    /// Writes down what the guest has written to since it went on from its snapshot.
+    pub fn record(&self, to: File) -> Result<(), RecordError> {
+        let snapshot = self.snapshot.ok_or(RecordError::NoSnapshot)?;
+        WorkingSet::record(&self.vm, &self.memory, snapshot, to)
+    }
+
     /// Stops `vcpus` and saves everything. To be called by the thread that serves the devices.
     pub fn capture(&self, vcpus: Running, mut to: SaveTo) -> Result<(), CaptureError> {
         let vcpus = vcpus.stop()?;

@@ -77,6 +77,8 @@ pub fn start(kernel: &[u8], change: Change<'_>) -> Vm {
         nets: vec![],
         serial_log: None,
         capture: None,
+        working_set: None,
+        record: None,
         control: keep(&mut open, theirs),
     };
     change(&mut spec, &mut open);
