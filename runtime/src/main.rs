@@ -35,6 +35,7 @@ mod state;
 mod storage;
 mod template;
 mod terminal;
+mod threads;
 mod timeline;
 mod undo;
 mod visit;

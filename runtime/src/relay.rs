@@ -8,13 +8,13 @@ use std::io::{self, Read, Write, stderr, stdin, stdout};
 use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::thread;
 
 use proto::spec::Preserved;
 use proto::stream::Stream;
 use rustix::pipe::{PipeFlags, fcntl_setpipe_size, pipe_with};
 
 use crate::log::{Channel, LogWriter};
+use crate::threads;
 
 /// Bytes carried at once: what a pipe holds.
 const BUFFER_BYTES: usize = 64 << 10;
@@ -193,7 +193,7 @@ fn carry(from: &mut impl Read, to: &mut impl Write) -> io::Result<()> {
 }
 
 fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<()> {
-    thread::Builder::new().name(name.to_owned()).spawn(work)?;
+    threads::small(name).spawn(work)?;
     Ok(())
 }
 

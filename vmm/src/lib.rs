@@ -6,12 +6,14 @@
 //! An owner prepares a command with [`launch::hand_over`] that runs a program which calls [`main`];
 //! that jails itself, runs the guest, and says over the control socket how it went.
 //!
-//! The rest is public for fuzz targets and tests. Floors, each using only those below: `kvm`, `memory`,
+//! The rest is public for fuzz targets and tests, and `bpf` for who has filters of his own. Floors, each using only
+//! those below: `bpf`, `kvm`, `memory`,
 //! `section`, `spec` · `bus`, `irq`, `event_loop` ·
 //! `arch`, `boot`, `virtio` · `devices` · `vcpu` · `machine`, `snapshot` · `control`, `jail`, `entry`, `entrances`.
 
 pub mod arch;
 pub mod boot;
+pub mod bpf;
 pub mod bus;
 pub mod control;
 pub mod devices;

@@ -161,7 +161,10 @@ fn what_a_guest_wrote_to_is_written_down_and_found_by_the_next() {
         spec.working_set = Some(keep(open, record.try_clone().unwrap()));
     });
     assert_eq!(vm.end().0, Ending::PoweredOff);
-    let mut vm = start(b"", &|spec, open| saved.go_on(spec, open));
+    let mut vm = start(b"", &|spec, open| {
+        saved.go_on(spec, open);
+        spec.disks = vec![None, None];
+    });
     vm.order(Order::Record);
     let message =
         "it was ordered to write down what the guest has done, and nothing given for that".into();

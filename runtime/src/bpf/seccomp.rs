@@ -6,7 +6,6 @@
 //! from libseccomp and the runtime that made it popular, and are said where they are not obvious.
 
 mod numbers;
-mod search;
 
 use std::collections::BTreeMap;
 
@@ -15,21 +14,22 @@ use oci_spec::runtime::{
     LinuxSeccompOperator, LinuxSyscall,
 };
 use proto::spec::Seccomp;
+use vmm::bpf::{
+    ALLOW, ARCHITECTURE_OFFSET, Condition, Instruction, KILL_PROCESS, NUMBER_OFFSET, Operator,
+    Outcome, Range, Rule, search,
+};
 
 use numbers::Table;
-use search::{Condition, Instruction, Operator, Outcome, Range, Rule};
 
 /// The most instructions the kernel takes.
 const MAX_INSTRUCTIONS: usize = 4096;
 
-/// What the kernel does with a call (`SECCOMP_RET_*`).
-const KILL_PROCESS: u32 = 0x8000_0000;
+/// What else the kernel does with a call (`SECCOMP_RET_*`).
 const KILL_THREAD: u32 = 0;
 const TRAP: u32 = 0x0003_0000;
 const ERRNO: u32 = 0x0005_0000;
 const TRACE: u32 = 0x7ff0_0000;
 const LOG: u32 = 0x7ffc_0000;
-const ALLOW: u32 = 0x7fff_0000;
 
 const EPERM: u32 = 1;
 const ENOSYS: u32 = 38;
@@ -40,10 +40,6 @@ const AUDIT_I386: u32 = 0x4000_0003;
 
 /// Calls by the x32 table have the other's architecture and this bit in their number.
 const X32_BIT: u32 = 0x4000_0000;
-
-/// Where the kernel puts things in `struct seccomp_data`.
-const NUMBER_OFFSET: u32 = 0;
-const ARCH_OFFSET: u32 = 4;
 
 /// A `linux.seccomp` that cannot be a program.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -95,13 +91,13 @@ pub(crate) fn compile(spec: &LinuxSeccomp) -> Result<Seccomp, SeccompError> {
         tables.push((AUDIT_I386, profile.ranges(Table::X86, 0, u32::MAX)));
     }
 
-    let mut program = vec![Instruction::load(ARCH_OFFSET)];
+    let mut program = vec![Instruction::load(ARCHITECTURE_OFFSET)];
     for (architecture, ranges) in tables {
-        let mut search = vec![Instruction::load(NUMBER_OFFSET)];
-        search.extend(search::search(&ranges));
+        let mut searched = vec![Instruction::load(NUMBER_OFFSET)];
+        searched.extend(search(&ranges));
         program.push(Instruction::jump_if_equal(architecture, 1, 0));
-        program.push(Instruction::jump(search.len()));
-        program.extend(search);
+        program.push(Instruction::jump(searched.len()));
+        program.extend(searched);
     }
     program.push(Instruction::end(KILL_THREAD));
     if program.len() > MAX_INSTRUCTIONS {

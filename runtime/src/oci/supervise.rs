@@ -8,7 +8,6 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{self, Command};
 use std::sync::mpsc;
-use std::thread;
 
 use proto::message::{Reply, Request};
 use proto::spec::{Hook, Preserved, Process, Stdio};
@@ -40,7 +39,7 @@ use crate::template::TemplateError;
 use crate::timeline::Timeline;
 use crate::visit::Visited;
 use crate::vm::THIS_PROGRAM;
-use crate::{descriptors, host, network, platform, template};
+use crate::{descriptors, host, network, platform, template, threads};
 
 /// The hidden verb behind which this program is such a supervisor.
 pub(crate) const VERB: &str = "supervise-bundle";
@@ -319,7 +318,7 @@ fn create(
     let (answer, answered) = mpsc::channel();
     let asked = caller.as_ref().ok_or(SuperviseError::CallerGone)?.try_clone()?;
     let timeline_file = settings.timeline.clone();
-    let attending = thread::spawn(move || {
+    let attending = threads::small("attending").spawn(move || {
         // Whoever should hear it waits below, and knows who else has.
         let created = move || tell.send(()).is_ok() && answered.recv().unwrap_or(false);
         let front = Front::Caller { interactive: true, preserved };
@@ -327,6 +326,7 @@ fn create(
         // The other thread sees the container's files by then, and not the caller's.
         (end, timeline_file.map_or(Ok(()), |path| timeline.write(&path)))
     });
+    let attending = attending.map_err(SuperviseError::Process)?;
     if told.recv().is_ok() {
         // From then on this thread sees the container's files, and the host's cgroups no more. A container into
         // which others would copy the host's files is not handed out.

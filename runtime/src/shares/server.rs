@@ -11,7 +11,7 @@ use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlag
 
 use super::requests::{self, Files, MAX_MESSAGE, answer};
 use super::{MAX_WORD_BYTES, Order, Wanted, jail, view};
-use crate::{descriptors, signals};
+use crate::{descriptors, signals, threads};
 
 /// Why the server does not come up.
 #[derive(Debug, thiserror::Error)]
@@ -49,11 +49,14 @@ fn prepare(socket: BorrowedFd<'_>) -> Result<Files, ServeError> {
 fn serve(files: &Files, socket: BorrowedFd<'_>) -> ExitCode {
     let both = Barrier::new(2);
     std::thread::scope(|scope| {
-        scope.spawn(|| {
+        let second = threads::small("files").spawn_scoped(scope, || {
             both.wait();
             both.wait();
             work(files, socket);
         });
+        if let Err(error) = second {
+            return refuse(socket, &error);
+        }
         // Once the other runs, what a thread does to begin is done: from here on neither needs more than
         // the filter lets through, which is put on both at once.
         both.wait();
@@ -64,8 +67,8 @@ fn serve(files: &Files, socket: BorrowedFd<'_>) -> ExitCode {
         say(socket, &Ok(()));
         both.wait();
         work(files, socket);
-    });
-    ExitCode::SUCCESS
+        ExitCode::SUCCESS
+    })
 }
 
 fn refuse(socket: BorrowedFd<'_>, error: &dyn Error) -> ExitCode {

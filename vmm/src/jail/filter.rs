@@ -6,13 +6,13 @@
 
 use std::collections::BTreeMap;
 
-use libc::c_long;
-use seccompiler::{
-    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
-    SeccompRule, TargetArch, apply_filter, apply_filter_all_threads,
-};
+use libc::{c_long, c_ulong, sock_filter, sock_fprog};
 
-use super::JailError;
+use super::{JailError, step};
+use crate::bpf::{
+    ALLOW, ARCHITECTURE_OFFSET, Condition, Instruction, KILL_PROCESS, NUMBER_OFFSET, Operator,
+    Outcome, Range, Rule, search,
+};
 
 /// Calls that are allowed with one of these as their second argument only.
 type Narrow = (c_long, &'static [u64]);
@@ -180,38 +180,111 @@ pub fn confine_net() -> Result<(), JailError> {
 
 /// Confines every thread of a process beside the VMM, a server of one of its devices, to `calls`.
 pub fn confine_process(calls: &[c_long]) -> Result<(), JailError> {
-    Ok(apply_filter_all_threads(&program(&[calls], &[])?)?)
+    install(&program(&[calls], &[]), libc::SECCOMP_FILTER_FLAG_TSYNC)
 }
 
 fn confine(lists: &[&[c_long]], narrow: &[Narrow]) -> Result<(), JailError> {
-    Ok(apply_filter(&program(lists, narrow)?)?)
+    install(&program(lists, narrow), 0)
 }
 
-fn program(lists: &[&[c_long]], narrow: &[Narrow]) -> Result<BpfProgram, JailError> {
-    // An empty list of conditions is no condition.
-    let mut rules: BTreeMap<c_long, Vec<SeccompRule>> =
-        lists.concat().into_iter().map(|call| (call, vec![])).collect();
+fn install(program: &[sock_filter], flags: c_ulong) -> Result<(), JailError> {
+    // SAFETY: no memory is passed.
+    let bound = unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) };
+    step("forbidding new privileges", bound)?;
+    let filter = sock_fprog {
+        len: u16::try_from(program.len()).unwrap_or(u16::MAX),
+        filter: program.as_ptr().cast_mut(),
+    };
+    let mode = libc::SECCOMP_SET_MODE_FILTER;
+    // SAFETY: `filter` is readable, and so are as many instructions as it says; none is written to.
+    let installed = unsafe { libc::syscall(libc::SYS_seccomp, mode, flags, &raw const filter) };
+    // With that flag, a number above 0 is a thread's that has a filter of another kind.
+    step("filtering system calls", if installed == 0 { 0 } else { -1 })
+}
+
+/// Each call in `lists` is allowed, each of `narrow` with its arguments, and every other is the end of the process.
+fn program(lists: &[&[c_long]], narrow: &[Narrow]) -> Vec<sock_filter> {
+    // The kernel's own numbers of them have 32 bits.
+    let mut calls: BTreeMap<u32, Outcome> =
+        lists.concat().into_iter().map(|call| (call as u32, Outcome::Always(ALLOW))).collect();
     for &(call, arguments) in narrow {
         let rule = |&argument: &u64| {
-            let argument =
-                SeccompCondition::new(1, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, argument)?;
-            SeccompRule::new(vec![argument])
+            let equal = Condition::new(1, Operator::Equal, argument, false);
+            Rule { all: vec![equal], result: ALLOW }
         };
-        rules.insert(call, arguments.iter().map(rule).collect::<Result<_, _>>()?);
+        let rules = arguments.iter().map(rule).collect();
+        calls.insert(call as u32, Outcome::Judged { rules, default: KILL_PROCESS });
     }
-    let filter =
-        SeccompFilter::new(rules, SeccompAction::KillProcess, SeccompAction::Allow, ARCHITECTURE)?;
-    Ok(filter.try_into()?)
+    let mut ranges = vec![Range::of(0, KILL_PROCESS)];
+    for (call, outcome) in calls {
+        // One right behind another takes the place of what is behind that.
+        ranges.pop_if(|last| last.first == call);
+        ranges.push(Range { first: call, outcome });
+        ranges.push(Range::of(call + 1, KILL_PROCESS));
+    }
+    ranges.dedup_by(|range, before| range.outcome == before.outcome);
+    let judged_by_architecture = [
+        Instruction::load(ARCHITECTURE_OFFSET),
+        Instruction::jump_if_equal(ARCHITECTURE, 1, 0),
+        Instruction::end(KILL_PROCESS),
+        Instruction::load(NUMBER_OFFSET),
+    ];
+    judged_by_architecture.into_iter().chain(search(&ranges)).map(sock_filter::from).collect()
 }
 
+/// `AUDIT_ARCH_*` (linux/audit.h).
 #[cfg(target_arch = "x86_64")]
-const ARCHITECTURE: TargetArch = TargetArch::x86_64;
+const ARCHITECTURE: u32 = 0xc000_003e;
 #[cfg(target_arch = "aarch64")]
-const ARCHITECTURE: TargetArch = TargetArch::aarch64;
+const ARCHITECTURE: u32 = 0xc000_00b7;
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What the kernel's machine makes of a call, and how many instructions that takes it.
+    fn run(
+        program: &[sock_filter],
+        architecture: u32,
+        call: c_long,
+        argument: u64,
+    ) -> (u32, usize) {
+        let halves = [argument as u32, (argument >> 32) as u32];
+        let data = [call as u32, architecture, 0, 0, 0, 0, halves[0], halves[1]];
+        let (mut at, mut word, mut steps) = (0, 0, 0);
+        loop {
+            let sock_filter { code, jt, jf, k } = program[at];
+            let branch = |takes| usize::from(if takes { jt } else { jf });
+            (at, steps) = (at + 1, steps + 1);
+            match code {
+                0x20 => word = data[k as usize / 4],
+                0x05 => at += k as usize,
+                0x15 => at += branch(word == k),
+                0x35 => at += branch(word >= k),
+                0x06 => return (k, steps),
+                code => panic!("{code:#x} at {at}"),
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_listed_is_allowed_and_all_else_is_the_end_after_a_few_questions() {
+        let program = program(&[EVERYONE, DISK, EVENT_LOOP], &EVENT_LOOP_PLUGGING);
+        let lists = [EVERYONE, DISK, EVENT_LOOP].concat();
+        for call in (0..500).chain([c_long::from(u32::MAX), 0x4000_0001]) {
+            let (result, steps) = run(&program, ARCHITECTURE, call, u64::MAX);
+            let wanted = if lists.contains(&call) { ALLOW } else { KILL_PROCESS };
+            assert_eq!(result, wanted, "{call}");
+            assert!(steps <= 20, "{steps} steps for {call}");
+            assert_eq!(run(&program, 0x4000_0003, call, 0).0, KILL_PROCESS, "{call} of i386");
+        }
+        for (call, arguments) in EVENT_LOOP_PLUGGING {
+            for &argument in arguments {
+                assert_eq!(run(&program, ARCHITECTURE, call, argument).0, ALLOW, "{argument:#x}");
+                assert_eq!(run(&program, ARCHITECTURE, call, argument ^ 1 << 24).0, KILL_PROCESS);
+            }
+        }
+    }
 
     #[test]
     fn a_vmm_needs_forty_system_calls_at_most() {

@@ -32,12 +32,6 @@ pub enum JailError {
         /// What it said.
         source: io::Error,
     },
-    /// The filter could not be compiled.
-    #[error("system call filter: {0}")]
-    Filter(#[from] seccompiler::Error),
-    /// The filter's back end could not compile it.
-    #[error("system call filter: {0}")]
-    Compile(#[from] seccompiler::BackendError),
 }
 
 fn step(step: &'static str, outcome: libc::c_int) -> Result<(), JailError> {

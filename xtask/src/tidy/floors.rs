@@ -5,7 +5,7 @@ use super::{File, Finding, Tree};
 
 /// The modules of `vmm/src`, from the ground up. Each uses its own floor and those below it.
 const FLOORS: &[&[&str]] = &[
-    &["kvm", "memory", "section", "spec", "sync"],
+    &["bpf", "kvm", "memory", "section", "spec", "sync"],
     &["bus", "ending", "event_loop", "irq"],
     &["arch", "boot", "virtio"],
     &["devices"],

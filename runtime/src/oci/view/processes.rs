@@ -24,6 +24,8 @@ use rustix::mount::{
     fsconfig_set_string, fsmount, fsopen,
 };
 
+use crate::threads;
+
 /// The longest request: nothing is written here (`FUSE_MIN_READ_BUFFER`).
 const REQUEST_BYTES: usize = 8 << 10;
 
@@ -61,9 +63,7 @@ pub(super) fn mount(ask: impl Ask + 'static) -> io::Result<OwnedFd> {
         | MountAttrFlags::MOUNT_ATTR_NOEXEC;
     let mount = fsmount(&context, flags, attributes)?;
     let server = Server::new(Processes { ask, kept: Mutex::default(), last: AtomicU64::new(0) });
-    std::thread::Builder::new()
-        .name("processes".to_owned())
-        .spawn(move || serve(&server, &device))?;
+    threads::small("processes").spawn(move || serve(&server, &device))?;
     Ok(mount)
 }
 

@@ -1,8 +1,21 @@
-//! From ranges of numbers to instructions that search them.
+//! Filters of system calls in classic BPF: from ranges of numbers to instructions that search them by halves.
+//!
+//! When a filter is installed the kernel runs it once for every system call there is, to know which of them it need
+//! not be asked about again (Linux, `seccomp_cache_prepare`): one that walks through its calls takes a millisecond.
+
+/// What the kernel does with a call (`SECCOMP_RET_*`).
+pub const KILL_PROCESS: u32 = 0x8000_0000;
+/// It is done.
+pub const ALLOW: u32 = 0x7fff_0000;
+
+/// Where `struct seccomp_data` has the call's number.
+pub const NUMBER_OFFSET: u32 = 0;
+/// And where the architecture, by which its number has a meaning (`AUDIT_ARCH_*`).
+pub const ARCHITECTURE_OFFSET: u32 = 4;
 
 /// `struct sock_filter`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Instruction {
+pub struct Instruction {
     code: u16,
     jump_true: u8,
     jump_false: u8,
@@ -27,23 +40,30 @@ impl Instruction {
     }
 
     /// Takes a word of `struct seccomp_data` to look at.
-    pub(super) fn load(offset: u32) -> Self {
+    pub fn load(offset: u32) -> Self {
         Self::new(LOAD_WORD, offset)
     }
 
     /// Leaves out as many instructions, which the kernel bounds by a whole program's.
-    pub(super) fn jump(instructions: usize) -> Self {
+    pub fn jump(instructions: usize) -> Self {
         Self::new(JUMP, instructions as u32)
     }
 
     /// Leaves out as many if the word is `value`, or is not.
-    pub(super) fn jump_if_equal(value: u32, jump_true: u8, jump_false: u8) -> Self {
+    pub fn jump_if_equal(value: u32, jump_true: u8, jump_false: u8) -> Self {
         Self { jump_true, jump_false, ..Self::new(JUMP_EQUAL, value) }
     }
 
     /// Tells the kernel what to do.
-    pub(super) fn end(result: u32) -> Self {
+    pub fn end(result: u32) -> Self {
         Self::new(RETURN, result)
+    }
+}
+
+impl From<Instruction> for libc::sock_filter {
+    fn from(instruction: Instruction) -> Self {
+        let Instruction { code, jump_true, jump_false, value } = instruction;
+        Self { code, jt: jump_true, jf: jump_false, k: value }
     }
 }
 
@@ -58,32 +78,37 @@ impl From<Instruction> for u64 {
 
 /// Numbers from `first` up to where the next range begins.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Range {
-    pub(super) first: u32,
-    pub(super) outcome: Outcome,
+pub struct Range {
+    /// The first of them.
+    pub first: u32,
+    /// What becomes of them.
+    pub outcome: Outcome,
 }
 
 impl Range {
     /// A range whose calls all end the same way.
-    pub(super) fn of(first: u32, result: u32) -> Self {
+    pub fn of(first: u32, result: u32) -> Self {
         Self { first, outcome: Outcome::Always(result) }
     }
 }
 
 /// What becomes of a call.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Outcome {
+pub enum Outcome {
+    /// This, whatever its arguments.
     Always(u32),
     /// The first rule that applies says it, or else `default`.
     Judged {
+        /// In their order.
         rules: Vec<Rule>,
+        /// What becomes of it otherwise.
         default: u32,
     },
 }
 
 impl Outcome {
     /// A rule that asks nothing of arguments is the whole answer, wherever it stands.
-    pub(super) fn of(rules: Vec<Rule>, default: u32) -> Self {
+    pub fn of(rules: Vec<Rule>, default: u32) -> Self {
         match rules.iter().find(|rule| rule.all.is_empty()) {
             Some(rule) => Self::Always(rule.result),
             None if rules.is_empty() => Self::Always(default),
@@ -94,15 +119,18 @@ impl Outcome {
 
 /// What becomes of a call if its arguments meet all conditions.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Rule {
-    pub(super) all: Vec<Condition>,
-    pub(super) result: u32,
+pub struct Rule {
+    /// The conditions.
+    pub all: Vec<Condition>,
+    /// What becomes of it.
+    pub result: u32,
 }
 
 /// What is asked of an argument.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Condition {
-    pub(super) argument: u32,
+pub struct Condition {
+    /// Which argument, counted from 0.
+    pub argument: u32,
     operator: Operator,
     value: u64,
     /// The argument has 64 bits, not 32.
@@ -111,14 +139,24 @@ pub(super) struct Condition {
 
 /// How it is compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Operator {
+pub enum Operator {
+    /// It is another.
     NotEqual,
+    /// It is less.
     Less,
+    /// It is not greater.
     LessOrEqual,
+    /// It is this.
     Equal,
+    /// It is not less.
     GreaterOrEqual,
+    /// It is greater.
     Greater,
-    MaskedEqual { mask: u64 },
+    /// Some of its bits are these.
+    MaskedEqual {
+        /// Which bits.
+        mask: u64,
+    },
 }
 
 /// Where a jump inside a condition goes.
@@ -132,7 +170,8 @@ enum To {
 }
 
 impl Condition {
-    pub(super) fn new(argument: u32, operator: Operator, value: u64, is_wide: bool) -> Self {
+    /// Of an argument of 64 bits, if it `is_wide`, or of 32.
+    pub fn new(argument: u32, operator: Operator, value: u64, is_wide: bool) -> Self {
         Self { argument, operator, value, is_wide }
     }
 
@@ -205,7 +244,7 @@ impl Rule {
 
 /// Finds the range that the loaded number is in, by halves, and ends as it says. The first of
 /// `ranges`, which are in order, takes whatever is below.
-pub(super) fn search(ranges: &[Range]) -> Vec<Instruction> {
+pub fn search(ranges: &[Range]) -> Vec<Instruction> {
     match ranges {
         [] => Vec::new(),
         [Range { outcome: Outcome::Always(result), .. }] => vec![Instruction::end(*result)],
