@@ -14,10 +14,13 @@ use std::os::unix::net::UnixStream;
 use std::panic::resume_unwind;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use rustix::io::{FdFlags, fcntl_setfd};
+use rustix::process::{Pid, Signal, kill_process};
 
 use super::machine::{self, Clock};
 use super::{image, ssh};
@@ -31,6 +34,15 @@ const DISK_BYTES: u64 = 4 << 30;
 
 /// The command as a file of the scratch directory.
 const SCRIPT: &str = "main.sh";
+
+/// How long a command may take on this machine: twice as long as the longest there is.
+///
+/// Some never end. When a hypervisor in QEMU 7.2 gives its guest an interrupt (`VMRUN` with `EVENTINJ`), QEMU delivers
+/// it, and keeps its number as one that is to be delivered. If the next thing to happen is that the clock comes to a
+/// timer, it is delivered again, whether the guest has interrupts switched off or not; and a guest in the midst of the
+/// first waits for a lock that is its own. The clocks of other machines have no such moments, and the same command has
+/// the same ones each time.
+const PATIENCE: Duration = Duration::from_secs(900);
 
 /// Runs `words` in a fresh machine and prints what they print: on `stdout`, and on this process's
 /// standard error. In there the content of `directory` is at the same path as here, read-only and
@@ -62,10 +74,20 @@ pub(crate) fn run<W: AsRef<OsStr>>(
     let (mut out, mut err, mut code) = (out.ours(), err.ours(), code.ours());
 
     let mut answer = String::new();
+    let number = Pid::from_child(&qemu);
+    let (over, is_over) = mpsc::channel::<()>();
     thread::scope(|scope| -> io::Result<()> {
+        scope.spawn(move || {
+            if is_over.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Timeout) {
+                // It is not waited for before this thread has ended: the number is its own.
+                let _ = kill_process(number, Signal::KILL);
+            }
+        });
         let out = scope.spawn(move || io::copy(&mut out, stdout));
         let err = scope.spawn(move || io::copy(&mut err, &mut io::stderr()));
-        code.read_to_string(&mut answer)?;
+        let read = code.read_to_string(&mut answer);
+        drop(over);
+        read?;
         for copy in [out, err] {
             copy.join().unwrap_or_else(|panic| resume_unwind(panic))?;
         }
