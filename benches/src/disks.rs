@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
-use crate::exercise::Way;
+use crate::exercise::{Way, word};
 use crate::exits;
 use crate::inside::{self, PROGRAM, borrowed};
 use crate::race::Contender;
@@ -61,7 +61,7 @@ pub(crate) enum Ground {
 impl Ground {
     /// What it is called on the command line.
     pub(crate) fn name(self) -> String {
-        self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
+        word(self)
     }
 }
 

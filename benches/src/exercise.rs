@@ -48,7 +48,7 @@ pub(crate) enum Way {
 impl Way {
     /// What it is called on the command line.
     pub(crate) fn name(self) -> String {
-        self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
+        word(self)
     }
 
     /// How often it is done for a figure.
@@ -59,6 +59,11 @@ impl Way {
             Self::Make | Self::Find | Self::Remove => FILES,
         }
     }
+}
+
+/// What a value is called on the command line.
+pub(crate) fn word(value: impl ValueEnum) -> String {
+    value.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
 }
 
 /// How long a file is that is read or written to.

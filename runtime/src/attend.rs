@@ -15,16 +15,16 @@ mod course;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use proto::message::{ExitStatus, ProcessId};
+use proto::message::{Adoption, ExitStatus, ProcessId};
 use proto::network::Network;
 use proto::spec::{Container, Process};
 use proto::stream::Stream;
 
 use self::course::Course;
 use crate::dial::DialError;
-use crate::host::HostError;
+use crate::host::{self, HostError};
 use crate::network::{Followed, NetworkError};
 use crate::orders::Orders;
 use crate::relay::Front;
@@ -73,6 +73,19 @@ pub(crate) struct Belongings {
     pub(crate) disk_sectors: Vec<u64>,
     /// Its network.
     pub(crate) network: Network,
+}
+
+impl Belongings {
+    /// What makes a guest that has them ours, now.
+    pub(crate) fn adoption(self) -> Result<Adoption, HostError> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Ok(Adoption {
+            seed: host::random()?,
+            wall_clock_ns: u64::try_from(now.as_nanos()).unwrap_or(u64::MAX),
+            disk_sectors: self.disk_sectors,
+            network: self.network,
+        })
+    }
 }
 
 /// Those who give orders about a container, and those who hear how far it is.

@@ -219,11 +219,15 @@ pub fn interruptible_by(vcpu: &VcpuFd, signal: libc::c_int) -> Result<(), KvmErr
     if done < 0 { Err(refused(kvm_ioctls::Error::last())) } else { Ok(()) }
 }
 
-/// Lets `vcpu` find the memory at `address`, so that it does not leave the guest for it. Says whether it could: KVM
+/// Lets `vcpu` find `pages`, so that it does not leave the guest for it. Says whether it could: KVM
 /// does it from Linux 6.11 on.
-pub fn prefault(vcpu: &VcpuFd, address: u64, bytes: u64) -> bool {
+pub fn prefault(vcpu: &VcpuFd, pages: &Pages) -> bool {
     const KVM_PRE_FAULT_MEMORY: libc::c_ulong = 0xc040_aed5;
-    let mut range = kvm_pre_fault_memory { gpa: address, size: bytes, ..Default::default() };
+    let mut range = kvm_pre_fault_memory {
+        gpa: pages.address().0,
+        size: pages.bytes() as u64,
+        ..Default::default()
+    };
     while range.size > 0 {
         // SAFETY: `range` is readable and writable, and as long as the call's number says.
         let done =

@@ -307,10 +307,7 @@ fn memory_and_states(
     let Begin::Restore { state, memory } = begin else {
         return Ok((memory::allocate(ram)?, States::power_on(), None));
     };
-    let state = state_file(state).map_err(BuildError::ReadState)?;
-    let mut states = States::saved(snapshot::read(&state)?);
-    let saved = states.take_saved::<MachineState>()?;
-    let saved = saved.ok_or(SectionError::Missing { wanted: MachineState::KIND })?;
+    let (saved, states) = saved(state)?;
     shape.check(&saved.shape)?;
     let memory = memory.try_clone().map_err(MemoryError::File)?;
     Ok((memory::map(ram, memory, &saved.memory)?, states, Some(saved.memory)))
@@ -323,13 +320,18 @@ pub fn belong_together(
     memory: &File,
     working_set: Option<&File>,
 ) -> Result<Shape, BuildError> {
-    let state = state_file(state).map_err(BuildError::ReadState)?;
-    let mut states = States::saved(snapshot::read(&state)?);
-    let saved = states.take_saved::<MachineState>()?;
-    let saved = saved.ok_or(SectionError::Missing { wanted: MachineState::KIND })?;
+    let (saved, _) = saved(state)?;
     memory::check(memory, saved.shape.ram_bytes, &saved.memory)?;
     working_set.map(|set| WorkingSet::read(set, &saved.memory)).transpose()?;
     Ok(saved.shape)
+}
+
+/// What a file of a state says of the machine, and the states of its parts.
+fn saved(state: &File) -> Result<(MachineState, States), BuildError> {
+    let state = state_file(state).map_err(BuildError::ReadState)?;
+    let mut states = States::saved(snapshot::read(&state)?);
+    let saved = states.take_saved::<MachineState>()?;
+    Ok((saved.ok_or(SectionError::Missing { wanted: MachineState::KIND })?, states))
 }
 
 /// Read by place, since the place in the file is that of everybody who has it open.

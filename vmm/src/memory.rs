@@ -101,6 +101,11 @@ impl Pages {
     pub fn address(&self) -> GuestAddress {
         GuestAddress(u64::from(self.first) * PAGE as u64)
     }
+
+    /// How long they are together.
+    pub fn bytes(&self) -> usize {
+        self.count as usize * PAGE
+    }
 }
 
 /// How long a file is that holds memory of `ram_bytes`.

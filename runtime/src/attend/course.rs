@@ -5,9 +5,9 @@ mod network;
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
-use proto::message::{Adoption, Answer, ExitStatus, ProcessId, Reply, Request};
+use proto::message::{Answer, ExitStatus, ProcessId, Reply, Request};
 use proto::spec::{Process, Stdio};
 use proto::stream::Stream;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -15,7 +15,6 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use super::{AttendError, Attendance, Reached, Wish};
 use crate::dial::DialError;
 use crate::exit::Failure;
-use crate::host;
 use crate::orders::Ordered;
 use crate::relay::Relays;
 use crate::session::{Heard, SessionError};
@@ -250,13 +249,7 @@ where
         else {
             return Ok(phase);
         };
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let adoption = Adoption {
-            seed: host::random()?,
-            wall_clock_ns: u64::try_from(now.as_nanos()).unwrap_or(u64::MAX),
-            disk_sectors: belongings.disk_sectors,
-            network: belongings.network,
-        };
+        let adoption = belongings.adoption()?;
         let request = request.clone();
         self.adoption = Some(self.call(Request::Adopt(adoption))?);
         let first = First::Said(self.call(request)?);

@@ -64,11 +64,32 @@ pub(super) fn build(key: &Key, platform: &Platform, directory: &Path) -> Result<
     let (ours, agent) = UnixStream::pair().map_err(StartError::Process)?;
     let mut session = Session::greet(ours).map_err(AttendError::Session)?;
     let settled = session.call(Request::Settle).map_err(AttendError::Session)?;
-    let copy = platform.try_clone().map_err(StartError::Process)?;
-    let mut vm = Vm::start(Parts {
-        platform: copy,
-        beginning: Beginning::ToBeSaved { state: file("state")?, memory: file("memory")? },
-        disk: None,
+    let beginning = Beginning::ToBeSaved { state: file("state")?, memory: file("memory")? };
+    let mut vm = start(key, platform, beginning, None, listener, agent)?;
+    if let Err(error) = wait_for(&mut session, &vm, settled, deadline) {
+        // If the VM has ended too, its reason is the better one.
+        return Err(ended(&mut vm, Instant::now() + LAST_WORD).map_or(error, not_saved));
+    }
+    vm.save().map_err(BuildError::Control)?;
+    match ended(&mut vm, deadline)? {
+        VmEnded { ending: Some(Ending::Captured), .. } => Ok(()),
+        ended => Err(not_saved(ended)),
+    }
+}
+
+/// Starts a VM of `key`'s that is nobody's, and has nothing but a root's disk at most.
+pub(super) fn start(
+    key: &Key,
+    platform: &Platform,
+    beginning: Beginning,
+    disk: Option<File>,
+    listener: UnixListener,
+    agent: UnixStream,
+) -> Result<Vm, StartError> {
+    Vm::start(Parts {
+        platform: platform.try_clone()?,
+        beginning,
+        disk,
         storage: None,
         files: None,
         cards: vec![],
@@ -78,27 +99,18 @@ pub(super) fn build(key: &Key, platform: &Platform, directory: &Path) -> Result<
         ram_bytes: key.ram_bytes,
         debug: false,
         labels: Labels::default(),
-    })?;
-    if let Err(error) = wait_for(&mut session, &vm, settled, deadline) {
-        // If the VM has ended too, its reason is the better one.
-        let end = PollFd::from_borrowed_fd(vm.end(), PollFlags::IN);
-        return match wait(&[end], Instant::now() + LAST_WORD) {
-            Ok(()) => Err(ended(&mut vm)),
-            Err(_) => Err(error),
-        };
-    }
-    vm.save().map_err(BuildError::Control)?;
-    wait(&[PollFd::new(&vm.end(), PollFlags::IN)], deadline)?;
-    match ended(&mut vm) {
-        BuildError::NotSaved(VmEnded { ending: Some(Ending::Captured), .. }) => Ok(()),
-        error => Err(error),
-    }
+    })
 }
 
-/// Why the VM is gone.
-fn ended(vm: &mut Vm) -> BuildError {
+/// How the VM has ended, once it is gone.
+pub(super) fn ended(vm: &mut Vm, deadline: Instant) -> Result<VmEnded, BuildError> {
+    wait(&[PollFd::new(&vm.end(), PollFlags::IN)], deadline)?;
     vm.take_reports(&Timeline::new(false));
-    let ended = vm.ended();
+    Ok(vm.ended())
+}
+
+/// Why a VM that has ended so is no template.
+fn not_saved(ended: VmEnded) -> BuildError {
     match ended.ending {
         Some(Ending::Captured | Ending::Failed { .. }) => BuildError::NotSaved(ended),
         _ => AttendError::Vm(ended).into(),
@@ -125,10 +137,7 @@ fn wait_for(session: &mut Session, vm: &Vm, id: u64, deadline: Instant) -> Resul
 }
 
 /// Waits until one of `fds` is readable.
-pub(super) fn wait<const N: usize>(
-    fds: &[PollFd<'_>; N],
-    deadline: Instant,
-) -> Result<(), BuildError> {
+fn wait<const N: usize>(fds: &[PollFd<'_>; N], deadline: Instant) -> Result<(), BuildError> {
     let mut fds = fds.clone();
     let left = Timespec::try_from(deadline.saturating_duration_since(Instant::now())).ok();
     loop {

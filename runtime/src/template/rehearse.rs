@@ -8,27 +8,25 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
-use proto::message::{Adoption, FaultKind, ProcessId, Request};
+use proto::message::{FaultKind, ProcessId, Request};
 use proto::network::Network;
 use proto::spec::Container;
-use rustix::event::{PollFd, PollFlags};
 use rustix::fs::{MemfdFlags, memfd_create};
 use vmm::spec::Ending;
 
-use super::build::{LAST_WORD, PATIENCE, listen, wait};
+use super::build::{LAST_WORD, PATIENCE, ended, listen, start};
 use super::key::Key;
 use super::{BuildError, Template};
+use crate::attend::Belongings;
 use crate::dial;
 use crate::host::{self, HostError};
-use crate::labels::Labels;
 use crate::plan::{self, PlanError};
 use crate::platform::Platform;
 use crate::sandbox::connect;
 use crate::session::{Session, SessionError};
-use crate::timeline::Timeline;
-use crate::vm::{Beginning, Parts, StartError, Vm, VmEnded, read_only};
+use crate::vm::{Beginning, StartError, Vm, VmEnded, read_only};
 use crate::wishes::Wishes;
 
 /// A file that can be executed but for its being empty: what is behind a program's start is its own affair.
@@ -86,32 +84,15 @@ pub(super) fn rehearse(
     let (listener, socket) = listen(directory)?;
     let (ours, agent) = UnixStream::pair()?;
     let mut session = Session::greet(ours)?;
-    let mut vm = Vm::start(Parts {
-        platform: platform.try_clone()?,
-        beginning: Beginning::Rehearsal { template, record },
-        disk: Some(disk(directory)?),
-        storage: None,
-        files: None,
-        cards: vec![],
-        listener,
-        agent,
-        vcpus: key.vcpus,
-        ram_bytes: key.ram_bytes,
-        debug: false,
-        labels: Labels::default(),
-    })?;
-    let end = |vm: &mut Vm, deadline| {
-        wait(&[PollFd::new(&vm.end(), PollFlags::IN)], deadline)?;
-        vm.take_reports(&Timeline::new(false));
-        Ok::<_, BuildError>(vm.ended())
-    };
+    let beginning = Beginning::Rehearsal { template, record };
+    let mut vm = start(key, platform, beginning, Some(disk(directory)?), listener, agent)?;
     if let Err(error) = play(&mut session, &vm, plan.container, &socket.path()) {
         // If the VM has ended too, its reason is the better one.
-        let ended = end(&mut vm, Instant::now() + LAST_WORD);
+        let ended = ended(&mut vm, Instant::now() + LAST_WORD);
         return Err(ended.map_or(error, RehearsalError::NotRecorded));
     }
     vm.record()?;
-    match end(&mut vm, Instant::now() + PATIENCE)? {
+    match ended(&mut vm, Instant::now() + PATIENCE)? {
         VmEnded { ending: Some(Ending::Recorded), .. } => Ok(()),
         ended => Err(RehearsalError::NotRecorded(ended)),
     }
@@ -124,13 +105,9 @@ fn play(
     container: Container,
     socket: &Path,
 ) -> Result<(), RehearsalError> {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    session.ask(Request::Adopt(Adoption {
-        seed: host::random()?,
-        wall_clock_ns: u64::try_from(now.as_nanos()).unwrap_or(u64::MAX),
-        disk_sectors: vm.disk_sectors().to_vec(),
-        network: Network::default(),
-    }))?;
+    let belongings =
+        Belongings { disk_sectors: vm.disk_sectors().to_vec(), network: Network::default() };
+    session.ask(Request::Adopt(belongings.adoption()?))?;
     let process = ProcessId { container: NAME.to_owned(), exec: None };
     let (name, streams) = (NAME.to_owned(), container.process.streams());
     let spec = Box::new(container);

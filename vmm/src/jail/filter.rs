@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use libc::{c_long, c_ulong, sock_filter, sock_fprog};
 
-use super::{JailError, step};
+use super::{JailError, forbid_new_privileges, step};
 use crate::bpf::{
     ALLOW, ARCHITECTURE_OFFSET, Condition, Instruction, KILL_PROCESS, NUMBER_OFFSET, Operator,
     Outcome, Range, Rule, search,
@@ -188,9 +188,7 @@ fn confine(lists: &[&[c_long]], narrow: &[Narrow]) -> Result<(), JailError> {
 }
 
 fn install(program: &[sock_filter], flags: c_ulong) -> Result<(), JailError> {
-    // SAFETY: no memory is passed.
-    let bound = unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) };
-    step("forbidding new privileges", bound)?;
+    forbid_new_privileges()?;
     let filter = sock_fprog {
         len: u16::try_from(program.len()).unwrap_or(u16::MAX),
         filter: program.as_ptr().cast_mut(),

@@ -108,6 +108,11 @@ pub fn drop_privileges() -> Result<(), JailError> {
     // Other VMs are nobody too: none of them may look into this one.
     // SAFETY: no memory is passed.
     step("forbidding to be traced", unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0) })?;
+    forbid_new_privileges()
+}
+
+/// For good: without that, nobody but root may install a filter.
+fn forbid_new_privileges() -> Result<(), JailError> {
     // SAFETY: no memory is passed.
     let bound = unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) };
     step("forbidding new privileges", bound)

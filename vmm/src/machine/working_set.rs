@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use vm_memory::GuestMemoryBackend;
 
 use crate::kvm::{KvmError, Vm, prefault};
-use crate::memory::{self, FileId, Memory, PAGE, Pages};
+use crate::memory::{self, FileId, Memory, Pages};
 use crate::section::{SectionError, State};
 use crate::snapshot::{self, FormatError};
 
@@ -70,16 +70,14 @@ impl WorkingSet {
         snapshot: FileId,
         mut to: File,
     ) -> Result<(), RecordError> {
-        let written = vm.written(memory)?;
-        let pages = written.iter().map(|pages| u64::from(pages.count)).sum();
-        if pages > MAX_PAGES {
-            return Err(RecordError::TooMany(pages));
+        let set = Self { memory: snapshot, written: vm.written(memory)? };
+        if set.pages() > MAX_PAGES {
+            return Err(RecordError::TooMany(set.pages()));
         }
-        let set = Self { memory: snapshot, written };
         Ok(to.write_all(&snapshot::write(&[set.to_section()]))?)
     }
 
-    /// That of the guest whose memory file is `snapshot`, of `ram_bytes`.
+    /// That of the guest whose memory file is `snapshot`.
     pub(super) fn read(file: &File, snapshot: &FileId) -> Result<Self, WorkingSetError> {
         let sections = snapshot::read(&super::state_file(file)?)?;
         let [section] = sections.as_slice() else {
@@ -90,11 +88,16 @@ impl WorkingSet {
         if set.memory != *snapshot {
             return Err(impossible("it is another snapshot's".to_owned()).into());
         }
-        let pages: u64 = set.written.iter().map(|pages| u64::from(pages.count)).sum();
+        let pages = set.pages();
         if pages > MAX_PAGES {
             return Err(impossible(format!("{pages} pages, over the limit of {MAX_PAGES}")).into());
         }
         Ok(set)
+    }
+
+    /// How many pages they are.
+    fn pages(&self) -> u64 {
+        self.written.iter().map(|pages| u64::from(pages.count)).sum()
     }
 
     /// Copies the pages, and has the guest find them. A host that does the one or the other not, or only for some,
@@ -105,16 +108,16 @@ impl WorkingSet {
         vcpu: Option<&kvm_ioctls::VcpuFd>,
     ) -> Result<(), WorkingSetError> {
         for pages in &self.written {
-            let (start, bytes) = (pages.address(), pages.count as usize * PAGE);
-            let slice = memory.get_slice(start, bytes).map_err(|_| SectionError::Impossible {
-                kind: Self::KIND,
-                what: format!("no memory at {:#x}", start.0),
-            })?;
+            let start = pages.address();
+            let slice =
+                memory.get_slice(start, pages.bytes()).map_err(|_| SectionError::Impossible {
+                    kind: Self::KIND,
+                    what: format!("no memory at {:#x}", start.0),
+                })?;
             memory::copy_now(&slice);
         }
         for pages in &self.written {
-            let bytes = u64::from(pages.count) * PAGE as u64;
-            if !vcpu.is_some_and(|vcpu| prefault(vcpu, pages.address().0, bytes)) {
+            if !vcpu.is_some_and(|vcpu| prefault(vcpu, pages)) {
                 break;
             }
         }
@@ -125,7 +128,7 @@ impl WorkingSet {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::memory::Range;
+    use crate::memory::{PAGE, Range};
 
     const ID: FileId = *b"sixteen letters!";
     const RAM: Range = Range { start: 0, bytes: 0x20_0000 };
