@@ -2,9 +2,16 @@
 //! A guest's requests to the file server: a stranger says everything but how long each is, and whatever it
 //! asks for, what is beside the shared directory is not changed.
 
+#[path = "../../runtime/src/shares/beliefs.rs"]
+mod beliefs;
+#[path = "../../runtime/src/shares/close_to_open.rs"]
+mod close_to_open;
 #[path = "../../runtime/src/shares/requests.rs"]
 #[allow(dead_code)]
 mod requests;
+#[path = "../../runtime/src/shares/sys.rs"]
+#[allow(dead_code)]
+mod sys;
 
 use std::fs;
 use std::os::fd::AsFd;

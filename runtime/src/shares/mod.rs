@@ -6,6 +6,8 @@
 //! requests; when the server stands in its jail it says so, and the other end of the socket is ready
 //! to be given to the VMM.
 
+mod beliefs;
+mod close_to_open;
 mod jail;
 mod requests;
 mod server;

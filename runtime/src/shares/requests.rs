@@ -4,14 +4,13 @@
 //! transport for `/dev/fuse` asks of its descriptor no more than that one read is a request and one
 //! write a reply, which is what a `SOCK_SEQPACKET` socket does too.
 //!
-//! What the guest is promised: what the host changes in a file is seen by the next call that asks for
-//! it, a change of names after [`MAX_AGE`] at the latest; what the guest has written, the host sees when
-//! the guest's call returns, and through shared mappings when they are synced or taken down. Locks are
+//! What the guest is promised: what the host changes in a file is found by who opens it then
+//! ([`CloseToOpen`]), all else after [`MAX_AGE`] at the latest; what the guest has written, the host sees
+//! when the guest's call returns, and through shared mappings when they are synced or taken down. Locks are
 //! the guest's own.
 
 use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
-use std::time::Duration;
 
 use fuse_backend_rs::abi::fuse_abi::{FsOptions, Opcode};
 use fuse_backend_rs::api::server::Server;
@@ -19,8 +18,8 @@ use fuse_backend_rs::passthrough::{CachePolicy, Config, PassthroughFs};
 use fuse_backend_rs::transport::{FuseBuf, FuseDevWriter, Reader};
 use rustix::net::{SendFlags, send};
 
-/// How long a guest may believe what it was told of names and directories.
-const MAX_AGE: Duration = Duration::from_secs(1);
+use super::beliefs::MAX_AGE;
+use super::close_to_open::CloseToOpen;
 
 /// Data in one request or reply, as the guest is told: what the device carries, less headers.
 const DATA_BYTES: u32 = 64 << 10;
@@ -37,7 +36,7 @@ const REQUEST_HEADER: usize = 40;
 const REPLY_HEADER: usize = 16;
 
 /// What answers.
-pub(super) type Files = Server<PassthroughFs>;
+pub(super) type Files = Server<CloseToOpen>;
 
 /// The files below `root_dir`, to be asked for.
 pub(super) fn files(root_dir: &str) -> io::Result<Files> {
@@ -45,9 +44,7 @@ pub(super) fn files(root_dir: &str) -> io::Result<Files> {
         root_dir: root_dir.to_owned(),
         entry_timeout: MAX_AGE,
         dir_attr_timeout: Some(MAX_AGE),
-        // Not believed at all: with the size of a moment ago a file would be read to its old end.
-        attr_timeout: Duration::ZERO,
-        // What was read is read again after an open, but for programs: see `open`.
+        attr_timeout: MAX_AGE,
         cache_policy: CachePolicy::Auto,
         xattr: true,
         // The guest's pages are not ours: direct access would be refused for where our buffers are.
@@ -60,7 +57,7 @@ pub(super) fn files(root_dir: &str) -> io::Result<Files> {
         use_host_ino: true,
         ..Config::default()
     };
-    Ok(Server::new(PassthroughFs::new(config)?))
+    Ok(Server::new(CloseToOpen::new(PassthroughFs::new(config)?)))
 }
 
 /// Answers one request, which has come from a hostile guest as it is but for its length.
@@ -69,8 +66,6 @@ pub(super) fn answer(files: &Files, socket: BorrowedFd<'_>, request: &mut [u8], 
     let operation = u32::from_le_bytes([header[4], header[5], header[6], header[7]]);
     let done = if operation == Opcode::Init as u32 {
         init(files, request, reply).and_then(|answer| send_whole(socket, &answer))
-    } else if operation == Opcode::Open as u32 {
-        open(files, request, reply).and_then(|answer| send_whole(socket, &answer))
     } else if makes_no_sense(operation, &request[REQUEST_HEADER..]) {
         Err(io::ErrorKind::InvalidInput.into())
     } else {
@@ -129,29 +124,6 @@ fn aside(files: &Files, request: &mut [u8], reply: &mut [u8]) -> io::Result<Vec<
 fn send_whole(socket: BorrowedFd<'_>, answer: &[u8]) -> io::Result<()> {
     send(socket, answer, SendFlags::NOSIGNAL)?;
     Ok(())
-}
-
-/// Answers an open. The guest drops its pages of a file then, which for a program means to read all of
-/// it at each of its starts. So a program keeps them: the guest has just asked for its time and size,
-/// and has dropped them if those are others. For what is only read that would not do: two writes of
-/// the host in one tick of its clock look the same.
-fn open(files: &Files, request: &mut [u8], reply: &mut [u8]) -> io::Result<Vec<u8>> {
-    const KEEP_CACHE: u8 = 1 << 1;
-    // `open_flags` of `struct fuse_open_out`, `mode` of `struct fuse_attr_out`.
-    const FLAGS: usize = REPLY_HEADER + 8;
-    const MODE: usize = REPLY_HEADER + 76;
-    const ASK: usize = REQUEST_HEADER + 16;
-    let mut ask = [0; ASK];
-    ask[..REQUEST_HEADER].copy_from_slice(&request[..REQUEST_HEADER]);
-    ask[..4].copy_from_slice(&(ASK as u32).to_le_bytes());
-    ask[4..8].copy_from_slice(&(Opcode::Getattr as u32).to_le_bytes());
-    let attributes = aside(files, &mut ask, reply)?;
-    let mut answer = aside(files, request, reply)?;
-    if answer.len() > FLAGS && attributes.len() > MODE {
-        let mode = u32::from_le_bytes(field(&attributes, MODE)?);
-        answer[FLAGS] |= if mode & 0o111 != 0 { KEEP_CACHE } else { 0 };
-    }
-    Ok(answer)
 }
 
 /// What is wanted of a guest's kernel besides what the file system asks for by itself: large requests,

@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
+use fuse_backend_rs::abi::fuse_abi::OpenOptions;
 use rustix::mount::MountAttrFlags;
 
 /// `struct mount_attr` of mount_setattr(2).
@@ -43,4 +44,10 @@ pub(super) fn set_mount_attributes(
         )
     };
     if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// The answer to an open with flags that the library has no names for.
+pub(super) fn open_options(bits: u32) -> OpenOptions {
+    // SAFETY: any number is one of flags: they are only sent to the guest.
+    unsafe { OpenOptions::from_bits_unchecked(bits) }
 }
