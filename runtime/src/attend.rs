@@ -33,6 +33,7 @@ use crate::signals::Signals;
 use crate::state::StateError;
 use crate::state::record::Status;
 use crate::timeline::Timeline;
+use crate::visit::VisitError;
 use crate::vm::{Vm, VmEnded};
 
 /// What is wished for.
@@ -152,6 +153,20 @@ pub(crate) enum AttendError {
         /// The signal.
         signal: i32,
     },
+}
+
+impl AttendError {
+    /// Why something that was asked of its guest meanwhile was not done.
+    pub(crate) fn of_visit(error: VisitError) -> Self {
+        match error {
+            VisitError::Session { source, .. } => source.into(),
+            VisitError::Dial { source, .. } => source.into(),
+            VisitError::State(source) => source.into(),
+            VisitError::Attend { source, .. } => source,
+            VisitError::Supervisor { source, .. } => Self::Watch(source),
+            VisitError::NotRunning { .. } | VisitError::Deaf { .. } => Self::Unwanted,
+        }
+    }
 }
 
 impl Attendance<'_> {

@@ -1,24 +1,27 @@
-//! `run`: from wishes to an exit code. The one road for the foreground and the background.
+//! `run`: from wishes to an exit code. The one road for the foreground and the background, and for those who
+//! only want to see the files of a container that has ended.
 
 use std::fs::File;
 use std::io;
 
 use crate::attend::AttendError;
+use crate::exit::Failure;
 use crate::host::{self, HostError};
 use crate::kvm::KvmError;
-use crate::network::{self, NetworkError};
+use crate::network::{self, NetworkError, own};
 use crate::plan::{self, Holds, Plan, PlanError, Shared};
 use crate::platform::{self, Platform, PlatformError};
-use crate::sandbox::{BootError, Disk, Planned, Storage};
+use crate::sandbox::{Again, BootError, Claimed, Disk, Planned, Purpose, Storage};
 use crate::settings::Settings;
 use crate::shares::{Share, ShareError};
 use crate::signals::Signals;
 use crate::state::record::{Id, Record};
-use crate::state::{Root, StateError};
+use crate::state::{Entry, Root, StateError};
 use crate::storage;
 use crate::template::{self, TemplateError};
 use crate::terminal::{self, Raw};
 use crate::timeline::Timeline;
+use crate::visit::Visited;
 use crate::volumes::{Anonymous, Turn, VolumeError, Volumes};
 use crate::wishes::Wishes;
 
@@ -61,6 +64,14 @@ pub(crate) enum RunError {
     /// The machine's facts.
     #[error(transparent)]
     Host(#[from] HostError),
+    /// It has ended and left no files.
+    #[error(
+        "container {name} has ended, and what it wrote was in its memory: with --storage size=… it would be there"
+    )]
+    Forgotten {
+        /// The container.
+        name: String,
+    },
     /// The wishes.
     #[error(transparent)]
     Plan(#[from] PlanError),
@@ -95,6 +106,16 @@ pub(crate) enum RunError {
     },
 }
 
+/// A container that only its VM is missing.
+struct Ready {
+    root: Root,
+    claimed: Claimed,
+    signals: Signals,
+    name: String,
+    // Taken away with what was made for it, unless it has them by then.
+    _own: Option<Anonymous>,
+}
+
 /// Runs a container and gives back its exit code. `started` hears its id when it runs. With `again` it is the one
 /// that this was written about, which has ended: what runs in it, and as whom, stands there.
 pub(crate) fn run(
@@ -104,17 +125,66 @@ pub(crate) fn run(
     timeline: &Timeline,
     started: impl FnOnce(&Id),
 ) -> Result<u8, RunError> {
+    let again = again.map(|before| Again { before, purpose: Purpose::Start });
+    let ready = prepare(settings, wishes, again, timeline, Signals::catch)?;
+    let id = ready.claimed.record().id.clone();
+    let running = ready.claimed.boot(timeline)?;
+    let front = running.front(wishes.process.interactive)?;
+    let _raw = raw_terminal(wishes)?;
+    match running.attend(front, &ready.signals, timeline, || started(&id)) {
+        Ok(status) => Ok(status.shell_code()),
+        Err(source) => {
+            platform::doubt(&source, &ready.root)?;
+            Err(RunError::Attend { name: ready.name, source })
+        }
+    }
+}
+
+/// Shows `what` the container in `entry`, to have files carried. One that has ended is given a VM for that, in
+/// which nothing of it runs.
+pub(crate) fn visit<T>(
+    settings: &Settings,
+    entry: Entry,
+    what: impl FnOnce(&Visited) -> Result<T, Failure>,
+) -> Result<T, Failure> {
+    if entry.alive || entry.record.as_ref().is_ok_and(|record| record.wishes.is_none()) {
+        return what(&Visited::new(entry)?);
+    }
+    let before = entry.record?;
+    let name = before.name.to_string();
+    let wishes = match before.wishes.clone() {
+        Some(wishes) if before.storage.is_some() || wishes.rootfs.is_some() => wishes,
+        _ => return Err(RunError::Forgotten { name }.into()),
+    };
+    let wishes = Wishes { detach: true, network: Some(own::NONE.to_owned()), ..wishes };
+    let timeline = Timeline::new(false);
+    let again = Some(Again { before, purpose: Purpose::Visit });
+    let ready = prepare(settings, &wishes, again, &timeline, Signals::left_alone)?;
+    let running = ready.claimed.boot(&timeline).map_err(RunError::from)?;
+    let seen = running.show(&ready.signals, &timeline, what);
+    seen.map_err(|source| RunError::Attend { name, source })?
+}
+
+/// Decides on a container and claims it.
+fn prepare(
+    settings: &Settings,
+    wishes: &Wishes,
+    again: Option<Again>,
+    timeline: &Timeline,
+    signals: impl FnOnce() -> io::Result<Signals>,
+) -> Result<Ready, RunError> {
+    let before = again.as_ref().map(|again| &again.before);
     let (image, _) = plan::source_and_command(wishes)?;
     let mut host = host::facts(&wishes.process.env)?;
-    if let Some(before) = &again {
+    if let Some(before) = before {
         host.id = before.id.clone();
     }
     let (config, disk) = match &wishes.rootfs {
         Some(_) => (image::Config::default(), None),
         None => {
             // Its name may be another's by now.
-            let before = again.as_ref().and_then(|before| before.image_id.as_deref());
-            let found = image::Store::open(&settings.store)?.find(before.unwrap_or(image))?;
+            let known = before.and_then(|before| before.image_id.as_deref());
+            let found = image::Store::open(&settings.store)?.find(known.unwrap_or(image))?;
             let (ours, theirs) = (image::Platform::here(), found.platform);
             if !ours.takes(&theirs) {
                 let (theirs, ours) = (theirs.to_string(), ours.to_string());
@@ -125,7 +195,7 @@ pub(crate) fn run(
     };
     timeline.mark("image found");
     let mut plan = plan::container(&config, wishes, &host)?;
-    if let Some(before) = &again {
+    if let Some(before) = before {
         plan.name = before.name.clone();
         plan.container.process = before.process.clone();
     }
@@ -146,18 +216,17 @@ pub(crate) fn run(
         .transpose()
         .map_err(|source| RunError::Disk { image: image.to_owned(), source })?;
     // Given out and written down in one turn: nobody removes a volume in between.
-    let (volumes, _own) = provide(settings, &root, &plan)?;
+    let (volumes, own) = provide(settings, &root, &plan)?;
     let shared = plan.shares.iter().chain(volumes.iter().flat_map(|(shared, _)| shared));
     let shares = shared.map(Share::open).collect::<Result<_, _>>()?;
     timeline.mark("root opened");
     // From here on a signal is an end to be reported and not to be suffered: there will be traces.
-    let signals = Signals::catch().map_err(RunError::Signals)?;
-    let (id, name, newcomer) = (plan.id.clone(), plan.name.to_string(), plan.network.clone());
+    let signals = signals().map_err(RunError::Signals)?;
+    let (name, newcomer) = (plan.name.to_string(), plan.network.clone());
     let storage = plan.storage.map(|storage| Storage {
-        path: again
-            .as_ref()
+        path: before
             .and_then(|before| before.storage.clone())
-            .unwrap_or_else(|| storage::path(&settings.store, &settings.root, &id)),
+            .unwrap_or_else(|| storage::path(&settings.store, &settings.root, &plan.id)),
         bytes: storage.bytes,
         limits: storage.limits,
     });
@@ -184,17 +253,7 @@ pub(crate) fn run(
         claimed.add_files(files);
         timeline.mark("network ready");
     }
-    let running = claimed.boot(timeline)?;
-    let front = running.front(wishes.process.interactive)?;
-    let _raw = raw_terminal(wishes)?;
-    let end = running.attend(front, &signals, timeline, || started(&id));
-    match end {
-        Ok(status) => Ok(status.shell_code()),
-        Err(source) => {
-            platform::doubt(&source, &root)?;
-            Err(RunError::Attend { name, source })
-        }
-    }
+    Ok(Ready { root, claimed, signals, name, _own: own })
 }
 
 /// What of the volumes is shared, and the right to give it out.

@@ -4,31 +4,27 @@
 //!   Planned ──claim──► Claimed ──boot──► Running ──attend──► gone, or kept as a record
 //! ```
 
+mod running;
+
 use std::fs::File;
 use std::io;
-use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
 use image::Digest;
-use proto::message::{ExitStatus, ProcessId};
-use proto::network::Network;
+use proto::message::ProcessId;
 use proto::spec::Mount;
 use proto::stream::{Attach, Stream};
 use vmm::spec::Limits;
 
-use crate::attend::{AttendError, Attendance, Belongings, Held, Reached, Wish};
+use self::running::Running;
 use crate::dial::{self, DialError};
-use crate::exit::Failure;
-use crate::network::{self, Trace, Wiring};
-use crate::orders::Orders;
+use crate::network::{Trace, Wiring};
 use crate::plan::{self, Plan};
 use crate::platform::Platform;
-use crate::relay::Front;
 use crate::session::{Session, SessionError};
 use crate::shares::{self, Share, ShareError};
-use crate::signals::Signals;
-use crate::state::record::{self, Oci, Outcome, Record};
+use crate::state::record::{Oci, Record};
 use crate::state::{Claim, Dir, Root, StateError};
 use crate::storage::{self, StorageError};
 use crate::template::Template;
@@ -51,9 +47,8 @@ pub(crate) struct Planned {
     pub(crate) disk: Option<Disk>,
     /// The disk it writes to, unless that is its memory.
     pub(crate) storage: Option<Storage>,
-    /// What is written about it, if it has ended once and starts again with the directory, the name and the
-    /// disk that it had.
-    pub(crate) again: Option<Record>,
+    /// What it was, if it has ended once and has the directory, the name and the disk that it had.
+    pub(crate) again: Option<Again>,
     /// In what words it was asked for, for the next time that it starts.
     pub(crate) wishes: Option<Wishes>,
     /// What the guest is lent of the host's files.
@@ -66,6 +61,23 @@ pub(crate) struct Planned {
     pub(crate) debug: bool,
     /// What is known of its bundle, if it has one.
     pub(crate) oci: Option<Oci>,
+}
+
+/// A container that has ended.
+pub(crate) struct Again {
+    /// What is written about it.
+    pub(crate) before: Record,
+    /// Why it has a VM again.
+    pub(crate) purpose: Purpose,
+}
+
+/// Why a container that has ended has a VM again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// It starts again, and ends again.
+    Start,
+    /// Its files are wanted. Whoever asks about it hears how it ended, then and afterwards.
+    Visit,
 }
 
 /// The disk of an image, which nobody removes while it is written down here.
@@ -94,27 +106,6 @@ pub(crate) struct Claimed {
     wiring: Wiring,
     // Last, because it is the lock that says it is alive.
     claim: Claim,
-}
-
-/// A container whose VM runs. Dropping it ends the VM and removes all trace of the container.
-pub(crate) struct Running {
-    // Dropped in this order: the VM, its traces, and last the lock that says it is alive.
-    session: Session,
-    vm: Vm,
-    files: Option<shares::Server>,
-    held: network::Held,
-    traces: Undo,
-    record: Record,
-    plan: Plan,
-    network: Network,
-    claim: Claim,
-}
-
-/// Those who have to do with a container that is held once it is created.
-struct Awaited<'a> {
-    orders: &'a Orders,
-    caller: OwnedFd,
-    created: Box<dyn FnOnce() -> bool + 'a>,
 }
 
 /// Why a container's VM was not started.
@@ -173,9 +164,14 @@ impl Planned {
         }
         let mut traces = Undo::default();
         let claim = match &self.again {
-            Some(before) => {
-                record.created.clone_from(&before.created);
+            Some(Again { before, purpose }) => {
+                match purpose {
+                    Purpose::Start => record.created.clone_from(&before.created),
+                    Purpose::Visit => record = before.of_supervisor(record.supervisor),
+                }
                 let claim = root.reclaim(&record)?;
+                // For those who wait, should the visitor be killed.
+                record.outcome.iter().for_each(|outcome| claim.leave(outcome.exit_code));
                 traces.push(claim.give_back(before.clone())?);
                 claim
             }
@@ -317,121 +313,6 @@ impl Claimed {
     }
 }
 
-impl Running {
-    /// Where its output goes.
-    pub(crate) fn front(&self, interactive: bool) -> Result<Front, BootError> {
-        if !self.record.detached {
-            return Ok(Front::Caller { interactive, preserved: Vec::new() });
-        }
-        let path = self.claim.dir.log_path();
-        let open = File::options().create(true).append(true).open(&path);
-        Ok(Front::Log(open.map_err(|source| BootError::Log { path, source })?))
-    }
-
-    /// Looks after the container until it has ended, and after what is left of it.
-    pub(crate) fn attend(
-        self,
-        front: Front,
-        signals: &Signals,
-        timeline: &Timeline,
-        started: impl FnOnce(),
-    ) -> Result<ExitStatus, AttendError> {
-        self.see_through(front, signals, timeline, None, started)
-    }
-
-    /// As [`Self::attend`], but the container is held once it is created, and others say how it goes on.
-    /// What is left of it stays, for whoever deletes it.
-    ///
-    /// `caller` hangs up when nobody waits for the creation any more, and `created` says whether somebody
-    /// has heard of it: a container that nobody knows of is ended, and nothing of it stays.
-    pub(crate) fn attend_held(
-        self,
-        front: Front,
-        signals: &Signals,
-        timeline: &Timeline,
-        caller: OwnedFd,
-        created: impl FnOnce() -> bool,
-    ) -> Result<ExitStatus, AttendError> {
-        let orders = Orders::listen(&self.claim.dir).map_err(|source| {
-            let path = self.claim.dir.path().join("orders.sock");
-            AttendError::State(StateError::Io { path, source })
-        })?;
-        let awaited = Awaited { orders: &orders, caller, created: Box::new(created) };
-        self.see_through(front, signals, timeline, Some(awaited), || ())
-    }
-
-    fn see_through(
-        mut self,
-        front: Front,
-        signals: &Signals,
-        timeline: &Timeline,
-        awaited: Option<Awaited<'_>>,
-        started: impl FnOnce(),
-    ) -> Result<ExitStatus, AttendError> {
-        let process = ProcessId { container: self.plan.name.to_string(), exec: None };
-        let mut worth_keeping = false;
-        let (dir, record, keep_it) = (&self.claim.dir, &mut self.record, &mut worth_keeping);
-        let network = self.held.followed(self.vm.has_free_slots());
-        let held = awaited.map(|Awaited { orders, caller, created }| {
-            let mut created = Some(created);
-            let reached = move |reached| {
-                if let Some(oci) = &mut record.oci {
-                    match (reached, &mut oci.network) {
-                        (Reached::Status(status), _) => oci.status = status,
-                        (Reached::Interfaces(names), Some(trace)) => trace.interfaces = names,
-                        // In a namespace that goes with its VM nothing is left.
-                        (Reached::Interfaces(_), None) => return Ok(()),
-                    }
-                }
-                dir.write(record)?;
-                if created.take().is_some_and(|created| !created()) {
-                    return Err(AttendError::Unwanted);
-                }
-                *keep_it = true;
-                Ok(())
-            };
-            Held { orders, caller: Some(caller), reached: Box::new(reached) }
-        });
-        let mut has_started = false;
-        let end = Attendance {
-            process: process.clone(),
-            session: self.session,
-            adopt: Some(Belongings {
-                disk_sectors: self.vm.disk_sectors().to_vec(),
-                network: self.network,
-            }),
-            vm: Some(&mut self.vm),
-            signals,
-            front,
-            held,
-            network,
-            timeline,
-        }
-        .see_through(
-            Wish::Container(Box::new(self.plan.container)),
-            |streams| connect(&dir.socket_path(), &process, streams),
-            || {
-                has_started = true;
-                started();
-            },
-        );
-        if let Err(error) = &end {
-            self.vm.doubt_template(error);
-        }
-        drop(self.vm);
-        drop(self.files);
-        drop(self.held);
-        timeline.mark("vm gone");
-        let outcome = outcome(&end);
-        self.claim.leave(outcome.exit_code);
-        let wanted = (has_started || worth_keeping) && !self.record.remove;
-        if wanted && keep(&self.claim.dir, self.record, outcome).is_ok() {
-            self.traces.keep();
-        }
-        end
-    }
-}
-
 /// Connects `streams` of `process` through its VM's socket, all on their way before the first is waited for.
 pub(crate) fn connect(
     socket: &Path,
@@ -444,22 +325,4 @@ pub(crate) fn connect(
         dialled.push((stream, dial::dial(socket, proto::STDIO_PORT, &dial::attach(&attach))?));
     }
     dialled.into_iter().map(|(stream, dialling)| Ok((stream, dialling.connected()?))).collect()
-}
-
-fn outcome(end: &Result<ExitStatus, AttendError>) -> Outcome {
-    let (exit_code, error) = match end {
-        Ok(status) => (status.shell_code(), None),
-        Err(error) => {
-            let failure = Failure::of(error);
-            (failure.code, Some(failure.message))
-        }
-    };
-    Outcome { exit_code, finished: record::now(), error }
-}
-
-/// Writes down how a container ended, and takes its sockets away.
-fn keep(dir: &Dir, mut record: Record, outcome: Outcome) -> Result<(), StateError> {
-    record.outcome = Some(outcome);
-    dir.write(&record)?;
-    dir.remove_sockets()
 }

@@ -40,6 +40,12 @@ impl Signals {
         Ok(Self(SignalFd::with_flags(&caught, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?))
     }
 
+    /// None: each does what it does to a program that says nothing about it.
+    pub(crate) fn left_alone() -> io::Result<Self> {
+        let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
+        Ok(Self(SignalFd::with_flags(&SigSet::empty(), flags)?))
+    }
+
     /// The next signal's number that has come, `None` when there is no more.
     pub(crate) fn next(&self) -> io::Result<Option<i32>> {
         Ok(self.0.read_signal()?.and_then(|info| i32::try_from(info.ssi_signo).ok()))

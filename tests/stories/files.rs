@@ -1,10 +1,11 @@
-//! Files in and out of a running container, and images made of one.
+//! Files in and out of a container, and images made of one.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use rustix::process::Signal;
 use tests::{House, Outcome};
 
 crate::stories![
@@ -18,7 +19,9 @@ crate::stories![
     an_export_is_the_root_without_its_mounts,
     a_diff_tells_what_was_added_changed_and_deleted,
     a_commit_is_an_image_that_runs,
-    an_ended_container_has_no_files_to_give,
+    files_of_a_container_that_has_ended_are_on_its_disk,
+    a_killed_visit_leaves_a_container_as_it_was,
+    files_that_were_in_memory_are_gone_with_it,
 ];
 
 /// A container that runs until it is told to end, and a directory of the host's.
@@ -256,13 +259,69 @@ fn a_commit_is_an_image_that_runs() {
     place.end();
 }
 
-fn an_ended_container_has_no_files_to_give() {
+fn files_of_a_container_that_has_ended_are_on_its_disk() {
+    let place = Place::with(
+        &["--storage", "size=64m", "-v", "visited:/data"],
+        "echo before > /note; rm /etc/hostname; echo kept > /data/kept",
+    );
+    let house = &place.house;
+    house.call(["stop", "-t", "0", "box"]).expect_code(0);
+    let was = house.call(["wait", "box"]).text();
+    // Both ways, in its volumes too, and what is written is there when it starts again.
+    place.cp(&[], "box:/note", place.path("note")).expect_code(0);
+    place.cp(&[], "box:/data/kept", place.path("kept")).expect_code(0);
+    assert_eq!(fs::read_to_string(place.path("note")).unwrap(), "before\n");
+    assert_eq!(fs::read_to_string(place.path("kept")).unwrap(), "kept\n");
+    fs::write(place.path("note"), "after\n").unwrap();
+    place.cp(&[], place.path("note"), "box:/tmp/note").expect_code(0);
+    place.cp(&[], "box:/no-such", place.path("x")).expect_refusal("no-such");
+    let changes = house.call(["diff", "box"]).expect_code(0).text();
+    assert!(changes.contains("A /note\n") && changes.contains("A /tmp/note\n"), "{changes}");
+    house.call(["export", "-o", place.path("root.tar").to_str().unwrap(), "box"]).expect_code(0);
+    let listed = Outcome::of(Command::new("tar").arg("-tf").arg(place.path("root.tar")));
+    assert!(listed.expect_code(0).text().lines().any(|line| line == "note"));
+    house.call(["commit", "box", "with-note"]).expect_code(0);
+    // It has ended as it had, for whoever asks.
+    let shown = house.call(["ps", "-a"]).text();
+    assert!(shown.contains("exited"), "{shown}");
+    assert_eq!(house.call(["wait", "box"]).text(), was);
+    house.call(["start", "box"]).expect_code(0);
+    assert_eq!(place.exec("cat /tmp/note"), "after\n");
+    let note = house.call(["run", "--rm", "with-note", "cat", "/note", "/tmp/note"]);
+    assert_eq!(note.expect_code(0).text(), "before\nafter\n");
+    house.call(["rmi", "with-note"]).expect_code(0);
+    house.call(["rm", "-f", "box"]).expect_code(0);
+    house.call(["volume", "rm", "visited"]).expect_code(0);
+    house.expect_nothing_left();
+}
+
+fn a_killed_visit_leaves_a_container_as_it_was() {
+    let place = Place::with(&["--storage", "size=64m"], "echo before > /note");
+    place.house.call(["stop", "-t", "0", "box"]).expect_code(0);
+    let was = place.house.call(["wait", "box"]).text();
+    fs::write(place.path("large"), vec![b'x'; 1 << 20]).unwrap();
+    let mut tar = Command::new("tar");
+    tar.args(["-cf", "-", "-C"]).arg(place.around.path()).arg("large");
+    let archive = tar.output().unwrap().stdout;
+    // Half of an archive, which is more than waits in a pipe: the other side has begun to read it.
+    let mut visit = place.house.start(["cp", "-", "box:/tmp"]);
+    visit.write(&archive[..archive.len() / 2]);
+    visit.signal(Signal::KILL);
+    visit.finish().expect_code(137);
+    assert_eq!(place.house.call(["wait", "box"]).text(), was);
+    place.cp(&[], "box:/note", place.path("note")).expect_code(0);
+    assert_eq!(fs::read_to_string(place.path("note")).unwrap(), "before\n");
+    place.end();
+}
+
+fn files_that_were_in_memory_are_gone_with_it() {
     let house = House::new();
     house.call(["run", "--name", "over", "demo", "true"]).expect_code(0);
+    let gone = "container over has ended, and what it wrote was in its memory";
     for args in [&["cp", "over:/etc", "/tmp/x"][..], &["export", "over"], &["diff", "over"]] {
-        house.call(args).expect_refusal("container over is not running");
+        house.call(args).expect_refusal(gone);
     }
-    house.call(["commit", "over", "x"]).expect_refusal("container over is not running");
+    house.call(["commit", "over", "x"]).expect_refusal(gone);
     house.call(["rm", "over"]).expect_code(0);
     house.expect_nothing_left();
 }

@@ -8,6 +8,7 @@ use proto::files::Work;
 
 use crate::exit::Failure;
 use crate::files::{self, CopyError};
+use crate::run;
 use crate::settings::Settings;
 use crate::state::Root;
 use crate::state::record::now;
@@ -41,16 +42,21 @@ enum CommitError {
 impl Commit {
     pub(super) fn call(self, settings: &Settings) -> Result<u8, Failure> {
         let store = Store::open(&settings.store)?;
-        let name = self.image.as_deref();
         // Judged before anything is read.
-        name.map(str::parse::<image::Reference>).transpose()?;
-        let container = Visited::new(Root::open(&settings.root)?.find(&self.name)?)?;
+        self.image.as_deref().map(str::parse::<image::Reference>).transpose()?;
+        let entry = Root::open(&settings.root)?.find(&self.name)?;
+        let image = run::visit(settings, entry, |container| self.commit(&store, container))?;
+        println!("{}", image.id);
+        Ok(0)
+    }
+
+    fn commit(&self, store: &Store, container: &Visited) -> Result<image::Image, Failure> {
         let no_image = || CommitError::NoImage { name: self.name.clone() };
         let base = store.find(container.record.image_id.as_deref().ok_or_else(no_image)?)?;
         let step = Step {
             created: now(),
-            author: self.author,
-            comment: self.message,
+            author: self.author.clone(),
+            comment: self.message.clone(),
             created_by: container.record.process.args.join(" "),
             config: change::fields(&base.config, &self.changes)?,
         };
@@ -60,7 +66,6 @@ impl Commit {
         let mut sink = files::layer(&mut heard, sink)?;
         sink.flush().map_err(CopyError::Write)?;
         let layer = sink.into_inner().map_err(|error| CopyError::Write(error.into_error()))?;
-        println!("{}", store.commit(&base, layer, &step, name)?.id);
-        Ok(0)
+        Ok(store.commit(&base, layer, &step, self.image.as_deref())?)
     }
 }

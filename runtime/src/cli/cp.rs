@@ -5,9 +5,9 @@ use rustix::termios::isatty;
 
 use crate::exit::Failure;
 use crate::files::{self, End, Manner};
+use crate::run;
 use crate::settings::Settings;
 use crate::state::Root;
-use crate::visit::Visited;
 
 #[derive(Args, Debug)]
 pub(super) struct Cp {
@@ -44,22 +44,28 @@ impl Cp {
     pub(super) fn call(self, settings: &Settings) -> Result<u8, Failure> {
         let manner = Manner { archive: self.archive, follow: self.follow_link };
         let root = Root::open(&settings.root)?;
-        let visit =
-            |name: &str| -> Result<Visited, Failure> { Ok(Visited::new(root.find(name)?)?) };
         match (End::from(self.from.as_str()), End::from(self.to.as_str())) {
             (End::Container { .. }, End::Container { .. }) => Err(CpError::Containers)?,
             (End::Container { name, path }, End::Host(to)) => {
-                files::from_container(&visit(&name)?, &path, &to, manner)?;
+                run::visit(settings, root.find(&name)?, |container| {
+                    Ok(files::from_container(container, &path, &to, manner)?)
+                })?;
             }
             (End::Container { name, path }, End::Stream) => {
                 let stdout = unless_terminal()?;
-                files::to_tar(&visit(&name)?, &path, stdout, manner)?;
+                run::visit(settings, root.find(&name)?, |container| {
+                    Ok(files::to_tar(container, &path, stdout, manner)?)
+                })?;
             }
             (End::Host(from), End::Container { name, path }) => {
-                files::into_container(&visit(&name)?, &from, &path, manner)?;
+                run::visit(settings, root.find(&name)?, |container| {
+                    Ok(files::into_container(container, &from, &path, manner)?)
+                })?;
             }
             (End::Stream, End::Container { name, path }) => {
-                files::from_tar(&visit(&name)?, io::stdin().lock(), &path)?;
+                run::visit(settings, root.find(&name)?, |container| {
+                    Ok(files::from_tar(container, io::stdin().lock(), &path)?)
+                })?;
             }
             (End::Host(_) | End::Stream, End::Host(_) | End::Stream) => {
                 Err(CpError::NoContainer { from: self.from, to: self.to })?;

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use super::Format;
 use crate::exit::Failure;
 use crate::files::{self, CopyError};
+use crate::run;
 use crate::settings::Settings;
 use crate::state::Root;
 use crate::visit::Visited;
@@ -22,7 +23,12 @@ pub(super) struct Diff {
 
 impl Diff {
     pub(super) fn call(self, settings: &Settings) -> Result<u8, Failure> {
-        let container = Visited::new(Root::open(&settings.root)?.find(&self.name)?)?;
+        let entry = Root::open(&settings.root)?.find(&self.name)?;
+        run::visit(settings, entry, |container| self.print(container))?;
+        Ok(0)
+    }
+
+    fn print(&self, container: &Visited) -> Result<(), Failure> {
         let carrier = container.carry(Work::Changes { names_only: true })?;
         let mut heard = files::heard(&carrier)?;
         let mut changes: [Vec<String>; 3] = Default::default();
@@ -47,7 +53,7 @@ impl Diff {
             writeln!(out, "{shown:#}").map_err(CopyError::Write)?;
         }
         out.flush().map_err(CopyError::Write)?;
-        Ok(0)
+        Ok(())
     }
 }
 

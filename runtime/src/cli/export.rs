@@ -8,6 +8,7 @@ use proto::files::Work;
 use super::cp::unless_terminal;
 use crate::exit::Failure;
 use crate::files::{self, CopyError, Naming};
+use crate::run;
 use crate::settings::Settings;
 use crate::state::Root;
 use crate::visit::Visited;
@@ -23,23 +24,24 @@ pub(super) struct Export {
 
 impl Export {
     pub(super) fn call(self, settings: &Settings) -> Result<u8, Failure> {
-        let container = Visited::new(Root::open(&settings.root)?.find(&self.name)?)?;
-        let write = |sink: &mut dyn Write| -> Result<(), Failure> {
-            let carrier = container.carry(Work::Root)?;
-            let mut heard = files::heard(&carrier)?;
-            files::tar(None, &mut heard, &Naming::Bare, sink)?;
-            Ok(())
-        };
-        match &self.output {
-            None => write(&mut unless_terminal()?)?,
+        let entry = Root::open(&settings.root)?.find(&self.name)?;
+        run::visit(settings, entry, |container| match &self.output {
+            None => write(container, &mut unless_terminal()?),
             Some(path) => {
                 let host = |source| CopyError::Host { path: path.clone(), source };
                 let file = File::create(path).map_err(host)?;
                 // Half an archive is none.
-                write(&mut BufWriter::with_capacity(64 << 10, file))
-                    .inspect_err(|_| drop(std::fs::remove_file(path)))?;
+                write(container, &mut BufWriter::with_capacity(64 << 10, file))
+                    .inspect_err(|_| drop(std::fs::remove_file(path)))
             }
-        }
+        })?;
         Ok(0)
     }
+}
+
+fn write(container: &Visited, sink: &mut dyn Write) -> Result<(), Failure> {
+    let carrier = container.carry(Work::Root)?;
+    let mut heard = files::heard(&carrier)?;
+    files::tar(None, &mut heard, &Naming::Bare, sink)?;
+    Ok(())
 }

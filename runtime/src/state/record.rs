@@ -176,6 +176,11 @@ impl Record {
         }
     }
 
+    /// The same, looked after by another process.
+    pub(crate) fn of_supervisor(&self, supervisor: u32) -> Self {
+        Self { supervisor, ..self.clone() }
+    }
+
     /// The record in `json`, if it is whole and stands in the directory called `name`.
     pub(super) fn parse(json: &[u8], name: &Name) -> Result<Self, BadRecord> {
         #[derive(Deserialize)]
