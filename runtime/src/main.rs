@@ -5,6 +5,7 @@
 //! the picture.
 
 mod attend;
+mod birth;
 mod bpf;
 mod cli;
 

@@ -8,6 +8,7 @@ mod running;
 
 use std::fs::File;
 use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
@@ -104,6 +105,7 @@ pub(crate) struct Claimed {
     record: Record,
     planned: Planned,
     wiring: Wiring,
+    cgroup: Option<OwnedFd>,
     // Last, because it is the lock that says it is alive.
     claim: Claim,
 }
@@ -184,7 +186,8 @@ impl Planned {
                 claim
             }
         };
-        Ok(Claimed { traces, record, planned: self, wiring: Wiring::default(), claim })
+        let wiring = Wiring::default();
+        Ok(Claimed { traces, record, planned: self, wiring, cgroup: None, claim })
     }
 }
 
@@ -261,9 +264,14 @@ impl Claimed {
         self.wiring = wiring;
     }
 
+    /// Has the processes of its VM begin in the cgroup with this directory.
+    pub(crate) fn begin_in(&mut self, cgroup: OwnedFd) {
+        self.cgroup = Some(cgroup);
+    }
+
     /// Starts its VM.
     pub(crate) fn boot(self, timeline: &Timeline) -> Result<Running, BootError> {
-        let Self { mut traces, record, mut planned, wiring, claim } = self;
+        let Self { mut traces, record, mut planned, wiring, cgroup, claim } = self;
         let Wiring { cards, network, held } = wiring;
         let storage = match planned.storage.take() {
             Some(storage) => {
@@ -283,7 +291,8 @@ impl Claimed {
         let (files, socket) = match planned.shares.as_slice() {
             [] => (None, None),
             shares => {
-                let (server, socket) = shares::Server::start(shares)?;
+                let (server, socket) =
+                    shares::Server::start(shares, cgroup.as_ref().map(AsFd::as_fd))?;
                 timeline.mark("file server ready");
                 (Some(server), Some(socket))
             }
@@ -305,6 +314,7 @@ impl Claimed {
             vcpus: planned.plan.vcpus,
             ram_bytes: planned.plan.ram_bytes,
             debug: planned.debug,
+            cgroup,
             labels: planned.plan.labels.clone(),
         })?;
         timeline.mark("vmm started");

@@ -10,14 +10,14 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
-use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
+use std::process::{Command, ExitCode, ExitStatus, Stdio};
 use std::thread;
 
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socketpair,
 };
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::process::{Signal, pidfd_send_signal};
 use vmm::spec::{
     Begin, DiskSpec, Ending, FsSpec, HostPort, Inherited, Limits, Order, Report, SnapshotSpec,
     VmSpec, VsockSpec,
@@ -25,6 +25,7 @@ use vmm::spec::{
 
 pub(crate) use self::card::{Card, NETWORK_SLOTS, Wire};
 use crate::attend::AttendError;
+use crate::birth::Newborn;
 use crate::labels::{LabelError, Labels};
 use crate::platform::Platform;
 use crate::session::printable;
@@ -81,6 +82,8 @@ pub(crate) struct Parts {
     pub(crate) ram_bytes: u64,
     /// The guest's serial port goes to our standard error.
     pub(crate) debug: bool,
+    /// The directory of the cgroup that its process is in from the beginning, if not in ours.
+    pub(crate) cgroup: Option<OwnedFd>,
     /// What the process is to the host's security modules.
     pub(crate) labels: Labels,
 }
@@ -125,8 +128,7 @@ pub(crate) enum Beginning {
 
 /// A VM. Dropping it ends it, and waits until nothing of it is left.
 pub(crate) struct Vm {
-    child: Child,
-    end: OwnedFd,
+    process: Newborn,
     control: OwnedFd,
     ending: Option<Ending>,
     disk_sectors: Vec<u64>,
@@ -222,19 +224,12 @@ impl Vm {
         command.arg0("microvm").arg(VERB).process_group(0);
         command.stdin(Stdio::null()).stdout(Stdio::null());
         let _spec = vmm::launch::hand_over(&mut command, &spec)?;
-        let mut child = spawn(&mut command, &parts.labels)?;
-        let end = Pid::from_raw(child.id().cast_signed())
-            .ok_or(rustix::io::Errno::SRCH)
-            .and_then(|pid| pidfd_open(pid, PidfdFlags::empty()))
-            .inspect_err(|_| {
-                let _ = child.kill().and_then(|()| child.wait());
-            })
-            .map_err(io::Error::from)?;
+        let process = start(&mut command, parts.cgroup.as_ref(), &parts.labels)?;
         let template = match &parts.beginning {
             Beginning::Restore(template) => Some(template.directory().to_owned()),
             Beginning::Boot | Beginning::ToBeSaved { .. } | Beginning::Rehearsal { .. } => None,
         };
-        Ok(Self { child, end, control, ending: None, disk_sectors, template })
+        Ok(Self { process, control, ending: None, disk_sectors, template })
     }
 
     /// Readable when the VM has something to report.
@@ -244,7 +239,7 @@ impl Vm {
 
     /// Readable when the VM's process is gone.
     pub(crate) fn end(&self) -> BorrowedFd<'_> {
-        self.end.as_fd()
+        self.process.as_fd()
     }
 
     /// Takes in every report there is.
@@ -313,17 +308,17 @@ impl Vm {
 
     /// Stops its process: no virtual CPU and no device does anything until [`Self::resume`].
     pub(crate) fn pause(&self) -> io::Result<()> {
-        Ok(pidfd_send_signal(&self.end, Signal::STOP)?)
+        Ok(pidfd_send_signal(&self.process, Signal::STOP)?)
     }
 
     /// Lets a paused VM go on.
     pub(crate) fn resume(&self) -> io::Result<()> {
-        Ok(pidfd_send_signal(&self.end, Signal::CONT)?)
+        Ok(pidfd_send_signal(&self.process, Signal::CONT)?)
     }
 
     /// How it ended, once its process is gone.
     pub(crate) fn ended(&mut self) -> VmEnded {
-        let status = self.child.wait().unwrap_or_default();
+        let status = self.process.wait().unwrap_or_default();
         VmEnded { ending: self.ending.take(), status }
     }
 }
@@ -332,21 +327,26 @@ impl Drop for Vm {
     fn drop(&mut self) {
         // It holds nothing that has to be written back: what its guest wrote to a disk is in the host's kernel, its
         // memory is its own.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        self.process.kill();
+        let _ = self.process.wait();
     }
 }
 
-fn spawn(command: &mut Command, labels: &Labels) -> Result<Child, StartError> {
+fn start(
+    command: &mut Command,
+    cgroup: Option<&OwnedFd>,
+    labels: &Labels,
+) -> Result<Newborn, StartError> {
+    let cgroup = cgroup.map(AsFd::as_fd);
     if labels.is_empty() {
-        return Ok(command.spawn()?);
+        return Ok(Newborn::start(command, cgroup)?);
     }
     // The order to label the next program is the thread's that gave it.
-    let spawn = || -> Result<Child, StartError> {
+    let labelled = || -> Result<Newborn, StartError> {
         labels.give_to_next()?;
-        Ok(command.spawn()?)
+        Ok(Newborn::start(command, cgroup)?)
     };
-    thread::scope(|scope| scope.spawn(spawn).join())
+    thread::scope(|scope| scope.spawn(labelled).join())
         .unwrap_or_else(|_| Err(io::Error::other("its starter panicked").into()))
 }
 

@@ -18,7 +18,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::bundle::Bundle;
-use super::cgroup::{self, Group};
+use super::cgroup::{self, Group, Moving};
 use super::console;
 use super::hooks;
 use super::plan;
@@ -284,13 +284,23 @@ fn create(
         values.push(("memory.max".to_owned(), most.to_string()));
     }
     let (group, home) = (cgroup.group.clone(), Group::of(rustix::process::getpid()));
-    let ground = group.clone();
+    let (ground, moving) = (group.clone(), Moving::default());
+    let moved = moving.clone();
     claimed.undo(move || {
         // Nobody can take away the ground he stands on.
+        let _ = moved.finish();
         let _ = home.enter();
         let _ = ground.remove();
     });
-    cgroup.join(&name, &values)?;
+    cgroup.make(&name, &values)?;
+    // What is run for the container belongs there too.
+    let hooks_first = !decided.hooks.create_container.is_empty();
+    let place = if hooks_first { None } else { group.open()? };
+    let goes_later = place.is_some();
+    match place {
+        Some(place) => claimed.begin_in(place),
+        None => group.enter()?,
+    }
     namespace::enter(&decided.network)?;
     let record = claimed.record().clone();
     if !decided.hooks.create_runtime.is_empty() {
@@ -314,6 +324,9 @@ fn create(
     let signals = Signals::catch()?;
     let guest = running_as(claimed.record(), claimed.dir()?);
     let running = claimed.boot(&timeline)?;
+    if goes_later {
+        moving.start(group.clone()).map_err(SuperviseError::Process)?;
+    }
     let (tell, told) = mpsc::channel();
     let (answer, answered) = mpsc::channel();
     let asked = caller.as_ref().ok_or(SuperviseError::CallerGone)?.try_clone()?;
@@ -330,7 +343,8 @@ fn create(
     if told.recv().is_ok() {
         // From then on this thread sees the container's files, and the host's cgroups no more. A container into
         // which others would copy the host's files is not handed out.
-        let ready = group.set(&quota).map_err(Failure::from).and_then(|()| {
+        let there = moving.finish().and_then(|()| group.set(&quota));
+        let ready = there.map_err(Failure::from).and_then(|()| {
             let view = view.enter(move |files| read_proc(&guest, files));
             Ok(view.map_err(SuperviseError::View)?)
         });

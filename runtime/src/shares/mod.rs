@@ -16,10 +16,10 @@ mod sys;
 mod view;
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
 use proto::spec::Submount;
 use rustix::fs::{Mode, OFlags};
@@ -27,6 +27,7 @@ use rustix::net::sockopt::set_socket_send_buffer_size_force;
 use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, recv, socketpair};
 use serde::{Deserialize, Serialize};
 
+use crate::birth::Newborn;
 use crate::descriptors;
 use crate::plan::{Holds, Shared};
 use crate::vm::THIS_PROGRAM;
@@ -139,18 +140,21 @@ enum Order {
 /// dropped.
 #[derive(Debug)]
 pub(crate) struct Server {
-    child: Child,
+    process: Newborn,
 }
 
 impl Server {
-    /// Starts a server for `shares`. The descriptor is what the VMM is given.
-    pub(crate) fn start(shares: &[Share]) -> Result<(Self, OwnedFd), ShareError> {
+    /// Starts a server for `shares`, in a cgroup or where we are. The descriptor is what the VMM is given.
+    pub(crate) fn start(
+        shares: &[Share],
+        cgroup: Option<BorrowedFd<'_>>,
+    ) -> Result<(Self, OwnedFd), ShareError> {
         for (at, share) in shares.iter().enumerate() {
             if !share.is_name() || shares[..at].iter().any(|other| other.name == share.name) {
                 return Err(ShareError::Name { name: share.name.clone() });
             }
         }
-        let (server, socket) = Self::spawn(shares).map_err(ShareError::Process)?;
+        let (server, socket) = Self::spawn(shares, cgroup).map_err(ShareError::Process)?;
         let mut word = [0; MAX_WORD_BYTES];
         let (length, _) = recv(&socket, &mut word[..], RecvFlags::empty())
             .map_err(|errno| ShareError::Process(errno.into()))?;
@@ -161,7 +165,7 @@ impl Server {
         }
     }
 
-    fn spawn(shares: &[Share]) -> io::Result<(Self, OwnedFd)> {
+    fn spawn(shares: &[Share], cgroup: Option<BorrowedFd<'_>>) -> io::Result<(Self, OwnedFd)> {
         let (ours, theirs) =
             socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
         for end in [&ours, &theirs] {
@@ -172,7 +176,7 @@ impl Server {
         // In a process group of its own: Ctrl-C is for the container.
         command.arg0("microvm").arg(VERB).process_group(0);
         command.stdin(theirs).stdout(Stdio::null()).stderr(Stdio::null());
-        let server = Self { child: command.spawn()? };
+        let server = Self { process: Newborn::start(&mut command, cgroup)? };
         // It has the server's end of the socket, which must be nobody else's.
         drop(command);
         for share in shares {
@@ -189,8 +193,8 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         // What the guest was told is written has been given to the host's kernel.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        self.process.kill();
+        let _ = self.process.wait();
     }
 }
 
@@ -214,7 +218,7 @@ mod tests {
     #[test]
     fn a_share_has_a_name_of_its_own() {
         for names in [&[""][..], &["."], &[".."], &["a/b"], &["a\0"], &["a", "b", "a"]] {
-            let error = Server::start(&shares(names)).unwrap_err();
+            let error = Server::start(&shares(names), None).unwrap_err();
             assert!(matches!(error, ShareError::Name { .. }), "{names:?}: {error}");
         }
     }

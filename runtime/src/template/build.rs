@@ -98,6 +98,7 @@ pub(super) fn start(
         vcpus: key.vcpus,
         ram_bytes: key.ram_bytes,
         debug: false,
+        cgroup: None,
         labels: Labels::default(),
     })
 }

@@ -1,11 +1,13 @@
 //! The VM's cgroup on the host: the supervisor, the VMM and the file server are in it, so that what a
 //! container takes of the host is counted and limited in one place, where podman and containerd look.
 
+mod moving;
 mod systemd;
 mod version1;
 
 use std::fs::{self, File};
 use std::io::{self, Read, Seek};
+use std::os::fd::OwnedFd;
 use std::path::{Component, Path, PathBuf};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -14,6 +16,7 @@ use rustix::process::Pid;
 
 use serde::{Deserialize, Serialize};
 
+pub(super) use self::moving::Moving;
 use self::systemd::{BusError, Unit};
 use self::version1::Group1;
 use super::resources::Values;
@@ -122,8 +125,8 @@ pub(super) fn decide(
 }
 
 impl Wanted {
-    /// Makes it, with this process in it, and sets `values`.
-    pub(super) fn join(&self, container: &Name, values: &Values) -> Result<(), CgroupError> {
+    /// Makes it and sets `values`.
+    pub(super) fn make(&self, container: &Name, values: &Values) -> Result<(), CgroupError> {
         match &self.group {
             Group::Version1(group) => {
                 group.make()?;
@@ -139,7 +142,7 @@ impl Wanted {
                 write(directory, values)?;
             }
         }
-        self.group.enter()
+        Ok(())
     }
 }
 
@@ -175,6 +178,17 @@ impl Group {
                 .map_err(|source| CgroupError::Systemd { unit: unit.clone(), source })?;
         }
         write(directory, values)
+    }
+
+    /// Its directory, for processes to begin in; `None` where the host has no way for that.
+    pub(super) fn open(&self) -> Result<Option<OwnedFd>, CgroupError> {
+        match self {
+            Self::Version1(_) => Ok(None),
+            Self::Version2(Group2 { directory, .. }) => {
+                let opened = File::open(directory).map_err(at(directory))?;
+                Ok(Some(opened.into()))
+            }
+        }
     }
 
     /// Moves this process in.
