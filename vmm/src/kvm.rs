@@ -3,14 +3,14 @@
 use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
 
 use kvm_bindings::{
-    CpuId, KVM_MAX_CPUID_ENTRIES, KVM_MEM_LOG_DIRTY_PAGES, kvm_clock_data, kvm_irqchip,
-    kvm_pre_fault_memory, kvm_userspace_memory_region,
+    CpuId, KVM_MAX_CPUID_ENTRIES, kvm_clock_data, kvm_irqchip, kvm_pre_fault_memory,
+    kvm_userspace_memory_region,
 };
 use kvm_ioctls::{Cap, IoEventAddress, VcpuFd, VmFd};
 use vm_memory::{Address, GuestMemoryBackend, GuestMemoryRegion};
 use vmm_sys_util::eventfd::EventFd;
 
-use crate::memory::{Memory, PAGE, Pages};
+use crate::memory::{Memory, Pages};
 
 /// The only version of the interface there has been since Linux 2.6.22.
 const API_VERSION: i32 = 12;
@@ -101,12 +101,12 @@ impl Kvm {
 pub struct Vm(VmFd);
 
 impl Vm {
-    /// Lets the guest see `memory`. With `recorded` it is known later which pages it wrote to.
-    pub fn map(&self, memory: &Memory, recorded: bool) -> Result<(), KvmError> {
+    /// Lets the guest see `memory`.
+    pub fn map(&self, memory: &Memory) -> Result<(), KvmError> {
         for (slot, region) in (0..).zip(memory.iter()) {
             let region = kvm_userspace_memory_region {
                 slot,
-                flags: if recorded { KVM_MEM_LOG_DIRTY_PAGES } else { 0 },
+                flags: 0,
                 guest_phys_addr: region.start_addr().raw_value(),
                 memory_size: region.len(),
                 userspace_addr: region.as_ptr() as u64,
@@ -117,29 +117,6 @@ impl Vm {
                 .map_err(refused("map guest memory"))?;
         }
         Ok(())
-    }
-
-    /// The pages of `memory` that the guest wrote to since it was mapped, where that is recorded.
-    pub fn written(&self, memory: &Memory) -> Result<Vec<Pages>, KvmError> {
-        let mut written: Vec<Pages> = Vec::new();
-        for (slot, region) in (0..).zip(memory.iter()) {
-            let bytes = usize::try_from(region.len()).unwrap_or(usize::MAX);
-            let log = self.0.get_dirty_log(slot, bytes).map_err(refused("say what was written"))?;
-            let pages = log.iter().enumerate().flat_map(|(index, word)| {
-                (0..u64::BITS).filter(move |bit| word >> bit & 1 != 0).map(move |bit| {
-                    u32::try_from(index).unwrap_or(u32::MAX).saturating_mul(u64::BITS) + bit
-                })
-            });
-            let base = region.start_addr().raw_value() / PAGE as u64;
-            for page in pages {
-                let page = u32::try_from(base).unwrap_or(u32::MAX).saturating_add(page);
-                match written.last_mut() {
-                    Some(last) if last.first + last.count == page => last.count += 1,
-                    _ => written.push(Pages { first: page, count: 1 }),
-                }
-            }
-        }
-        Ok(written)
     }
 
     /// Where KVM may put three pages of its own for real-mode guests on old Intel CPUs, and the

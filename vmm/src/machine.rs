@@ -35,7 +35,7 @@ use crate::ending::Ends;
 use crate::event_loop::EventLoop;
 use crate::irq::Interrupt;
 use crate::kvm::{Kvm, KvmError, Vm};
-use crate::memory::{self, FileId, Memory, MemoryError, Range};
+use crate::memory::{self, FileId, Memory, MemoryError, Range, Watch};
 use crate::section::{SectionError, State, States};
 use crate::snapshot::{self, FormatError};
 use crate::virtio::device::{Device, Kicks};
@@ -51,9 +51,9 @@ pub struct Parts {
     pub kvm: Kvm,
     /// Where its first instruction comes from.
     pub begin: Begin,
-    /// What a guest that goes on writes to, if that is known.
+    /// What a guest that goes on touches, if that is known.
     pub working_set: Option<File>,
-    /// Whether it is to be known what this one writes to.
+    /// Whether it is to be known what this one touches.
     pub recorded: bool,
     /// A disk, or none, for each slot.
     pub disks: Vec<Option<Disk>>,
@@ -195,7 +195,11 @@ pub fn build(parts: Parts, event_loop: &mut EventLoop, ends: &Ends) -> Result<Ma
         tsc_khz: vcpus.first().and_then(|first| first.get_tsc_khz().ok()).unwrap_or(0),
     };
     let (memory, mut states, snapshot) = memory_and_states(&parts.begin, &ram, &shape)?;
-    vm.map(&memory, parts.recorded)?;
+    let watch = match snapshot {
+        Some(_) if parts.recorded => Some(Watch::start(&memory).map_err(MemoryError::File)?),
+        _ => None,
+    };
+    vm.map(&memory)?;
     for (index, vcpu) in (0..).zip(&vcpus) {
         if let Some(state) = states.take_saved::<VcpuState>()? {
             processors.introduce(vcpu, index)?;
@@ -284,7 +288,7 @@ pub fn build(parts: Parts, event_loop: &mut EventLoop, ends: &Ends) -> Result<Ma
     }
     let (memory_bus, port_bus) = (Arc::new(memory_bus), Arc::new(port_bus));
     let leave = leave.ok_or(BuildError::TooManyDevices)?;
-    let body = Body { vm, memory, devices, serial, shape, snapshot };
+    let body = Body { vm, memory, devices, serial, shape, snapshot, watch };
     Ok(Machine {
         vcpus,
         memory_bus,

@@ -5,6 +5,8 @@
 //! leaves for each page that it touches first, thousands of times in a boot
 //! (`docs/adr/0005-anonymous-guest-memory.md`).
 
+mod touched;
+
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -15,6 +17,8 @@ use vm_memory::{
     FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryRegion, GuestRegionMmap,
     MemoryRegionAddress, VolatileSlice,
 };
+
+pub use self::touched::{Touched, Watch};
 
 /// Guest memory as every floor above sees it. A clone is another handle to the same bytes.
 pub type Memory = vm_memory::GuestMemoryMmap<()>;

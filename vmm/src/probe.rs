@@ -164,7 +164,7 @@ impl Guest {
         crate::arch::boot::write_processor_tables(&memory)?;
         memory.write_slice(snippet.bytes, GuestAddress(code::ADDRESS))?;
         let vm = kvm.create_vm()?;
-        vm.map(&memory, false)?;
+        vm.map(&memory)?;
         let vcpu = vm.create_vcpu(0)?;
         processors.power_on(&vcpu, 0, code::ADDRESS)?;
         Ok(Self { vcpu, _vm: vm, _memory: memory })

@@ -49,7 +49,7 @@ pub struct VmSpec {
     /// cannot be.
     #[serde(default)]
     pub capture: Option<SnapshotSpec>,
-    /// What a guest that goes on writes to, if that is known: opened for reading.
+    /// What a guest that goes on touches, if that is known: opened for reading.
     #[serde(default)]
     pub working_set: Option<Inherited>,
     /// Where that is written down when the owner orders it with [`Order::Record`]: an empty file, opened for writing. A
@@ -328,7 +328,7 @@ pub enum Order {
     /// Stop the guest, save the machine where [`VmSpec::capture`] says, and end. A VM that ends first
     /// has not been saved.
     Capture,
-    /// Write down where [`VmSpec::record`] says what the guest has written to since it went on, and end.
+    /// Write down where [`VmSpec::record`] says what the guest has touched since it went on, and end.
     Record,
     /// Put the tap that comes with this packet into a network slot, in the place of what is there. It is as
     /// [`WireSpec::Tap`] has it.

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! <root>/.templates/<name>/state, memory   the saved machine
-//! <root>/.templates/<name>/working-set     which pages every container's beginning writes to, where that is known
+//! <root>/.templates/<name>/working-set     which pages every container's beginning touches, where that is known
 //! <root>/.templates/<name>/about.json      what it was made from
 //! <root>/.templates/<name>.half            one that is being made
 //! <root>/.templates/<name>.lock            held by whoever makes it, or takes it away
@@ -42,7 +42,7 @@ pub(crate) struct Template {
     pub(crate) state: File,
     /// What its memory held.
     pub(crate) memory: File,
-    /// Which pages every container's beginning writes to, if that is known.
+    /// Which pages every container's beginning touches, if that is known.
     pub(crate) working_set: Option<File>,
     directory: PathBuf,
 }
@@ -262,7 +262,7 @@ impl Template {
         Some(Self { state, memory, working_set, directory })
     }
 
-    /// Learns what a container's beginning writes to in the VM of the template in `directory`. Without that its
+    /// Learns what a container's beginning touches in the VM of the template in `directory`. Without that its
     /// containers begin slower.
     fn rehearse(key: &Key, platform: &Platform, directory: &Path) -> Result<(), TemplateError> {
         let Some(template) = Self::open(directory.to_owned()) else { return Ok(()) };

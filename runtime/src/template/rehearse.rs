@@ -1,4 +1,4 @@
-//! Plays the beginning of a container once in a template's VM, to learn which pages every beginning writes to.
+//! Plays the beginning of a container once in a template's VM, to learn which pages every beginning touches.
 //!
 //! What is played is nobody's: a disk with an empty file, which is its program. So the list says nothing about anybody's
 //! container, and nobody's container can make it longer.
@@ -67,7 +67,7 @@ pub(super) enum RehearsalError {
     Wait(#[from] BuildError),
 }
 
-/// Writes what a container's beginning writes to into `record`; other files are in `directory` for a moment.
+/// Writes what a container's beginning touches into `record`; other files are in `directory` for a moment.
 pub(super) fn rehearse(
     key: &Key,
     platform: &Platform,

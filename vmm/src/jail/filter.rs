@@ -42,13 +42,12 @@ const VCPU_SAVING_IOCTLS: Narrow = (
     ],
 );
 
-/// What the event loop asks of KVM when it saves a machine, or writes down what its guest has written to.
+/// What the event loop asks of KVM when it saves a machine.
 const EVENT_LOOP_SAVING_IOCTLS: Narrow = (
     libc::SYS_ioctl,
     &[
         0xc208_ae62, // KVM_GET_IRQCHIP
         0x8030_ae7c, // KVM_GET_CLOCK
-        0x4010_ae42, // KVM_GET_DIRTY_LOG
     ],
 );
 
@@ -147,6 +146,7 @@ const EVENT_LOOP: &[c_long] = &[
 /// What it does besides if the machine may be saved.
 const SAVING: &[c_long] = &[
     libc::SYS_pwrite64, // the memory file
+    libc::SYS_pread64,  // which pages were touched
 ];
 
 /// Confines a vCPU's thread, and with it what it calls: the transports of all devices.

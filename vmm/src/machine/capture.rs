@@ -10,7 +10,7 @@ use super::working_set::{RecordError, WorkingSet};
 use crate::arch::state::ChipsState;
 use crate::devices::serial::SerialLine;
 use crate::kvm::{KvmError, Vm};
-use crate::memory::{self, FileId, Memory, MemoryError};
+use crate::memory::{self, FileId, Memory, MemoryError, Watch};
 use crate::section::{SectionError, State};
 use crate::snapshot;
 use crate::sync::lock;
@@ -114,13 +114,17 @@ pub struct Body {
     pub(super) shape: Shape,
     /// The name of the memory file that it went on from.
     pub(super) snapshot: Option<FileId>,
+    /// What of its memory the guest has touched since.
+    pub(super) watch: Option<Watch>,
 }
 
 impl Body {
-    /// Writes down what the guest has written to since it went on from its snapshot.
+    /// Writes down what the guest has touched since it went on from its snapshot.
     pub fn record(&self, to: File) -> Result<(), RecordError> {
-        let snapshot = self.snapshot.ok_or(RecordError::NoSnapshot)?;
-        WorkingSet::record(&self.vm, &self.memory, snapshot, to)
+        let (Some(snapshot), Some(watch)) = (self.snapshot, &self.watch) else {
+            return Err(RecordError::NoSnapshot);
+        };
+        WorkingSet::record(watch.touched(&self.memory)?, snapshot, to)
     }
 
     /// Stops `vcpus` and saves everything. To be called by the thread that serves the devices.

@@ -1,7 +1,8 @@
-//! The pages that a guest writes to each time it goes on from the same snapshot.
+//! The pages that a guest touches each time it goes on from the same snapshot.
 //!
-//! Mapped `MAP_PRIVATE`, such a page costs three exits, one after the other: the guest reads it, it writes to it, and
-//! KVM lets go of the page for its copy. Copied and mapped before the guest runs, it costs none.
+//! Each that is read costs an exit. Mapped `MAP_PRIVATE`, one that is written to costs three, one after the other: the
+//! guest reads it, it writes to it, and KVM lets go of the page for its copy. Copied and mapped before the guest runs,
+//! they cost none.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -9,12 +10,12 @@ use std::io::{self, Write};
 use serde::{Deserialize, Serialize};
 use vm_memory::GuestMemoryBackend;
 
-use crate::kvm::{KvmError, Vm, prefault};
-use crate::memory::{self, FileId, Memory, Pages};
+use crate::kvm::prefault;
+use crate::memory::{self, FileId, Memory, Pages, Touched};
 use crate::section::{SectionError, State};
 use crate::snapshot::{self, FormatError};
 
-/// The most pages of one: twelve times as many as a guest has been seen to write to. A start waits for all of them.
+/// The most pages of one: five times as many as a guest has been seen to touch. A start waits for all of them.
 const MAX_PAGES: u64 = 8192;
 
 /// What stands in its file.
@@ -22,23 +23,22 @@ const MAX_PAGES: u64 = 8192;
 pub(super) struct WorkingSet {
     /// The memory file that the guest goes on from.
     memory: FileId,
-    /// In their order, without overlap.
+    /// What is written to, in its order, without overlap.
     written: Vec<Pages>,
+    /// What is only read.
+    read: Vec<Pages>,
 }
 
 impl State for WorkingSet {
     const KIND: &'static str = "working-set";
-    const VERSION: u16 = 1;
+    const VERSION: u16 = 2;
 }
 
 /// Why it was not written down.
 #[derive(Debug, thiserror::Error)]
 pub enum RecordError {
-    /// KVM does not know what was written to.
-    #[error(transparent)]
-    Kvm(#[from] KvmError),
     /// The guest has done more than begin.
-    #[error("the guest wrote to {0} pages, over the limit of {MAX_PAGES}")]
+    #[error("the guest touched {0} pages, over the limit of {MAX_PAGES}")]
     TooMany(u64),
     /// Its file.
     #[error("file of the working set: {0}")]
@@ -63,14 +63,14 @@ pub enum WorkingSetError {
 }
 
 impl WorkingSet {
-    /// What the guest of `vm` has written to since it went on from `snapshot`.
+    /// What a guest has touched since it went on from `snapshot`.
     pub(super) fn record(
-        vm: &Vm,
-        memory: &Memory,
+        touched: Touched,
         snapshot: FileId,
         mut to: File,
     ) -> Result<(), RecordError> {
-        let set = Self { memory: snapshot, written: vm.written(memory)? };
+        let Touched { written, read } = touched;
+        let set = Self { memory: snapshot, written, read };
         if set.pages() > MAX_PAGES {
             return Err(RecordError::TooMany(set.pages()));
         }
@@ -97,26 +97,32 @@ impl WorkingSet {
 
     /// How many pages they are.
     fn pages(&self) -> u64 {
-        self.written.iter().map(|pages| u64::from(pages.count)).sum()
+        self.all().map(|pages| u64::from(pages.count)).sum()
     }
 
-    /// Copies the pages, and has the guest find them. A host that does the one or the other not, or only for some,
-    /// leaves it to the guest to ask.
+    fn all(&self) -> impl Iterator<Item = &Pages> {
+        self.written.iter().chain(&self.read)
+    }
+
+    /// Copies the pages that are written to, and has the guest find all. A host that does the one or the other not, or
+    /// only for some, leaves it to the guest to ask.
     pub(super) fn fill(
         &self,
         memory: &Memory,
         vcpu: Option<&kvm_ioctls::VcpuFd>,
     ) -> Result<(), WorkingSetError> {
-        for pages in &self.written {
+        let slice = |pages: &Pages| {
             let start = pages.address();
-            let slice =
-                memory.get_slice(start, pages.bytes()).map_err(|_| SectionError::Impossible {
-                    kind: Self::KIND,
-                    what: format!("no memory at {:#x}", start.0),
-                })?;
-            memory::copy_now(&slice);
-        }
+            memory.get_slice(start, pages.bytes()).map_err(|_| SectionError::Impossible {
+                kind: Self::KIND,
+                what: format!("no memory at {:#x}", start.0),
+            })
+        };
+        self.read.iter().try_for_each(|pages| slice(pages).map(drop))?;
         for pages in &self.written {
+            memory::copy_now(&slice(pages)?);
+        }
+        for pages in self.all() {
             if !vcpu.is_some_and(|vcpu| prefault(vcpu, pages)) {
                 break;
             }
@@ -135,7 +141,7 @@ mod tests {
 
     fn set(written: &[(u32, u32)]) -> WorkingSet {
         let written = written.iter().map(|&(first, count)| Pages { first, count }).collect();
-        WorkingSet { memory: ID, written }
+        WorkingSet { memory: ID, written, read: vec![Pages { first: 50, count: 2 }] }
     }
 
     fn file(bytes: &[u8]) -> File {
@@ -186,7 +192,7 @@ mod tests {
         let other = "working set: section working-set: it is another snapshot's";
         assert_eq!(refused(written_down(&set(&[])), &[7; 16]), other);
         let many = "working set: section working-set: 8193 pages, over the limit of 8192";
-        assert_eq!(refused(written_down(&set(&[(0, 8192), (9000, 1)])), &ID), many);
+        assert_eq!(refused(written_down(&set(&[(0, 8190), (9000, 1)])), &ID), many);
         let memory = memory::allocate(&[RAM]).unwrap();
         for nowhere in [(0x200, 1), (0x1ff, 2), (u32::MAX, 1)] {
             let error = set(&[nowhere]).fill(&memory, None).unwrap_err().to_string();
