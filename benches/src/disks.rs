@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
-use crate::exercise::{Way, word};
+use crate::exercise::{FILES, Way, word};
 use crate::exits;
 use crate::inside::{self, PROGRAM, borrowed};
 use crate::race::Contender;
@@ -26,6 +26,9 @@ pub(crate) struct Arguments {
     /// Files on this alone
     #[arg(long)]
     on: Option<Ground>,
+    /// So many files to be made, found and removed
+    #[arg(long, default_value_t = FILES)]
+    files: usize,
 }
 
 /// What was measured.
@@ -84,20 +87,23 @@ const DATA: &str = "/data";
 
 /// Measures all ways on all grounds, or what is wanted of them.
 pub(crate) fn measure(arguments: &Arguments) -> Result<Disks> {
-    let Arguments { place, only, on } = arguments;
+    let Arguments { place, only, .. } = arguments;
     let ours = place.ours()?;
     let peer = Guest::new(&place.outputs, &place.scratch)?;
     let ways = Way::value_variants().iter();
     let wanted = ways.filter(|way| only.is_none_or(|only| only == **way));
-    let rows = wanted.map(|way| row(*way, *on, place, &ours, &peer));
+    let rows = wanted.map(|way| row(*way, arguments, &ours, &peer));
     Ok(Disks { rows: rows.collect::<Result<_>>()? })
 }
 
-fn row(way: Way, only: Option<Ground>, place: &Place, ours: &Ours, peer: &Guest) -> Result<Row> {
-    let count = way.usual();
+fn row(way: Way, arguments: &Arguments, ours: &Ours, peer: &Guest) -> Result<Row> {
+    let &Arguments { ref place, on: only, files, .. } = arguments;
+    let count = way.usual(files);
     let shared = place.scratch.join("shared");
     let words = |at: &str, count: usize| {
-        ["exercise", &way.name(), "--place", at, "--count", &count.to_string()].map(str::to_owned)
+        let (count, files) = (count.to_string(), files.to_string());
+        ["exercise", &way.name(), "--place", at, "--count", &count, "--files", &files]
+            .map(str::to_owned)
     };
     let on_host = words(&shared.display().to_string(), count);
     let host_ns = clean(&shared, || {
@@ -174,7 +180,7 @@ pub(crate) fn table(disks: &Disks) -> String {
     }
     out.push_str(
         "\nThe host's file system is a tmpfs: to read it is to copy memory. virtiofsd serves a guest of QEMU's, by its\n\
-         `--cache auto`, which believes attributes for a second; ours asks for those of a file each time.\n\n",
+         `--cache auto`, which believes attributes for a second; so does ours, but for who opens a file.\n\n",
     );
     out
 }

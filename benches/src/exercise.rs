@@ -23,6 +23,9 @@ pub(crate) struct Arguments {
     /// How often it is done; 0 for the preparation alone
     #[arg(long)]
     count: usize,
+    /// How many files there are to be found and removed
+    #[arg(long, default_value_t = FILES)]
+    files: usize,
 }
 
 /// What is done to files.
@@ -51,12 +54,12 @@ impl Way {
         word(self)
     }
 
-    /// How often it is done for a figure.
-    pub(crate) fn usual(self) -> usize {
+    /// How often it is done for a figure, with so many files to be made, found and removed.
+    pub(crate) fn usual(self, files: usize) -> usize {
         match self {
             Self::SequentialWrite | Self::SequentialRead => MIB,
             Self::RandomWrite | Self::RandomRead => 500,
-            Self::Make | Self::Find | Self::Remove => FILES,
+            Self::Make | Self::Find | Self::Remove => files,
         }
     }
 }
@@ -69,9 +72,9 @@ pub(crate) fn word(value: impl ValueEnum) -> String {
 /// How long a file is that is read or written to.
 const MIB: usize = 32;
 
-/// How many files there are to be found and removed. Each costs dozens of VM exits, which the deterministic host
-/// takes its time for.
-const FILES: usize = 300;
+/// How many files there are if nobody wants more. Each costs dozens of VM exits, which the deterministic host takes its
+/// time for.
+pub(crate) const FILES: usize = 300;
 
 /// What is read or written around the page cache, which wants to be asked for whole ones.
 #[repr(align(4096))]
@@ -79,7 +82,7 @@ struct Page([u8; 4096]);
 
 /// Prepares, and gives back how many nanoseconds the rest took.
 pub(crate) fn exercise(arguments: &Arguments) -> Result<u64> {
-    let Arguments { way, place, count } = arguments;
+    let Arguments { way, place, count, files } = arguments;
     let (count, path) = (*count, place.join("file"));
     fs::create_dir_all(place).with_context(|| place.display().to_string())?;
     match way {
@@ -95,11 +98,11 @@ pub(crate) fn exercise(arguments: &Arguments) -> Result<u64> {
         }
         Way::Make => timed(|| make(place, count)),
         Way::Find => {
-            make(place, FILES)?;
+            make(place, *files)?;
             timed(|| if count > 0 { find(place, &|_| Ok(())) } else { Ok(()) })
         }
         Way::Remove => {
-            make(place, FILES)?;
+            make(place, *files)?;
             let remove = |path: &Path| Ok(fs::remove_file(path)?);
             timed(|| if count > 0 { find(place, &remove) } else { Ok(()) })
         }
@@ -181,7 +184,8 @@ mod tests {
             let scratch = tempfile::tempdir().unwrap();
             let place = scratch.path().join("new");
             let files = |count| {
-                let ns = exercise(&Arguments { way: *way, place: place.clone(), count }).unwrap();
+                let arguments = Arguments { way: *way, place: place.clone(), count, files: FILES };
+                let ns = exercise(&arguments).unwrap();
                 let mut files = 0;
                 find(&place, &|_| Ok(())).unwrap();
                 for directory in fs::read_dir(&place).unwrap() {
