@@ -8,6 +8,10 @@ use std::time::Duration;
 /// How long a guest may believe what it was told of names, directories and files.
 pub(super) const MAX_AGE: Duration = Duration::from_secs(1);
 
+/// More files than a guest can know at once: the server has a descriptor for each. One that forgets a file and asks for
+/// it at the same time leaves something behind here.
+const MOST: usize = 2 << 20;
+
 /// A state of a file. Two states have two stamps, unless both are of one tick of the clock of whoever keeps
 /// the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,6 +82,9 @@ impl Beliefs {
     /// The guest is about to be told of `inode`. Gives how long it may believe it.
     pub(super) fn told(&self, inode: u64, stamp: Stamp) -> Duration {
         self.with(|beliefs| {
+            if beliefs.len() >= MOST {
+                beliefs.clear();
+            }
             let belief = beliefs.entry(inode).or_default();
             belief.told = Some(stamp);
             // It is told once more when it has opened the file: no refusal will come then.
@@ -85,9 +92,10 @@ impl Beliefs {
         })
     }
 
-    /// The guest has written to `inode`, and asks for its size and times before it believes them.
+    /// The guest has written to `inode`, or wanted to, and asks for its size and times before it believes them.
     pub(super) fn written(&self, inode: u64) {
-        self.with(|beliefs| beliefs.entry(inode).or_default().told = None);
+        // One that it does not know is nothing to be remembered: it can name any number.
+        self.with(|beliefs| beliefs.get_mut(&inode).map(|belief| belief.told = None));
     }
 
     /// The guest may have forgotten `inode`. If it has not, its next open of it is refused once.
@@ -196,6 +204,13 @@ mod tests {
         beliefs.told(FILE, second);
         assert_eq!(beliefs.open(FILE, second, NOW), known(false));
         assert_eq!(beliefs.open(FILE, second, NOW), known(true));
+    }
+
+    #[test]
+    fn a_file_that_nobody_was_told_of_is_not_remembered() {
+        let beliefs = Beliefs::default();
+        beliefs.written(FILE);
+        assert!(beliefs.0.lock().unwrap().is_empty());
     }
 
     #[test]
