@@ -29,6 +29,7 @@ crate::stories![
     links_and_dots_do_not_lead_to_the_host,
     volumes_are_written_to_unless_they_are_read_only,
     a_file_that_is_a_volume_shows_no_other,
+    a_file_that_is_a_volume_is_read_as_it_is_now,
     a_volume_that_is_not_there_is_named,
     a_killed_file_server_is_an_error_and_no_hang,
     a_killed_vm_takes_the_file_server_along,
@@ -324,6 +325,20 @@ fn a_file_that_is_a_volume_shows_no_other() {
     assert_eq!(root.house.call(args).expect_code(0).text(), "one\n0\nonly one\n");
     assert_eq!(root.read("etc/one"), "changed\n");
     root.house.expect_nothing_left();
+}
+
+fn a_file_that_is_a_volume_is_read_as_it_is_now() {
+    let root = Root::new();
+    let path = root.around.path().join("names");
+    fs::write(&path, "").unwrap();
+    let volume = format!("{}:/etc/names", path.display());
+    let mut shell = root.house.start(root.arguments(&["-i", "-v", &volume], &["sh"]));
+    for names in ["one\n", "one\ntwo\n", "\n", "three and four\n"] {
+        fs::write(&path, names).unwrap();
+        shell.write(b"stat -c %s /etc/names; cat /etc/names; echo done\n");
+        assert_eq!(shell.read_until("done\n"), format!("{}\n{names}done\n", names.len()));
+    }
+    shell.finish().expect_code(0);
 }
 
 fn a_volume_that_is_not_there_is_named() {

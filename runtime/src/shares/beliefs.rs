@@ -59,7 +59,16 @@ struct Belief {
     /// The state that no page it has is older than.
     pages: Option<Stamp>,
     /// An open was refused: the next goes through whatever has changed again meanwhile.
-    excused: bool,
+    refused: Option<Refusal>,
+    /// Nothing is believed of it: who opens it does not come by its name, by which it could be looked up.
+    is_asked_for: bool,
+}
+
+/// An open that was refused, and has not come again.
+#[derive(Debug, Default)]
+struct Refusal {
+    /// The guest was told of the file since then, of which it believes nothing.
+    told: bool,
 }
 
 /// What becomes of an open.
@@ -67,11 +76,14 @@ struct Belief {
 pub(super) enum Opening {
     /// The guest knows the file as it was, and has to look it up again.
     Stale,
-    /// It knows it as it is.
+    /// It knows it as it is, or asks before it believes anything.
     Known {
         /// And so are the pages that it has.
         keeps_pages: bool,
     },
+    /// It was refused once and knows no better: whoever opened it did not come by its name. What it reads it has to
+    /// ask for, whatever it believes.
+    Unknown,
 }
 
 /// What the guest believes of all the files that it knows.
@@ -87,9 +99,20 @@ impl Beliefs {
             }
             let belief = beliefs.entry(inode).or_default();
             belief.told = Some(stamp);
+            if belief.is_asked_for {
+                return Duration::ZERO;
+            }
             // It is told once more when it has opened the file: no refusal will come then.
-            if belief.excused { Duration::ZERO } else { MAX_AGE }
+            belief.refused.as_mut().map_or(MAX_AGE, |refusal| {
+                refusal.told = true;
+                Duration::ZERO
+            })
         })
+    }
+
+    /// From here on the guest believes nothing of `inode`.
+    pub(super) fn ask_for(&self, inode: u64) {
+        self.with(|beliefs| beliefs.entry(inode).or_default().is_asked_for = true);
     }
 
     /// The guest has written to `inode`, or wanted to, and asks for its size and times before it believes them.
@@ -107,18 +130,23 @@ impl Beliefs {
     pub(super) fn open(&self, inode: u64, found: Stamp, now: Duration) -> Opening {
         self.with(|beliefs| {
             let Some(belief) = beliefs.get_mut(&inode) else {
-                beliefs.insert(inode, Belief { excused: true, ..Belief::default() });
+                let refused = Some(Refusal::default());
+                beliefs.insert(inode, Belief { refused, ..Belief::default() });
                 return Opening::Stale;
             };
-            let is_stale = belief.told.is_some_and(|told| !told.reads_like(&found));
-            if is_stale && !belief.excused {
-                belief.excused = true;
+            let refused = belief.refused.take();
+            let is_stale =
+                !belief.is_asked_for && belief.told.is_some_and(|told| !told.reads_like(&found));
+            if is_stale && refused.is_none() {
+                belief.refused = Some(Refusal::default());
                 return Opening::Stale;
             }
-            let keeps_pages = belief.pages == Some(found) && !belief.excused;
+            let keeps_pages = belief.pages == Some(found) && refused.is_none();
             belief.pages = found.is_settled(now).then_some(found);
-            belief.excused = false;
-            Opening::Known { keeps_pages }
+            match refused {
+                Some(Refusal { told: false }) if is_stale => Opening::Unknown,
+                _ => Opening::Known { keeps_pages },
+            }
         })
     }
 
@@ -158,6 +186,27 @@ mod tests {
         assert_eq!(beliefs.open(FILE, stamp(3, Duration::ZERO), NOW), known(false));
         assert_eq!(beliefs.told(FILE, stamp(3, Duration::ZERO)), MAX_AGE);
         assert_eq!(beliefs.open(FILE, stamp(4, Duration::ZERO), NOW), Opening::Stale);
+    }
+
+    #[test]
+    fn who_opens_a_file_without_its_name_reads_it_as_it_is_all_the_same() {
+        let beliefs = Beliefs::default();
+        beliefs.told(FILE, old(1));
+        assert_eq!(beliefs.open(FILE, stamp(2, Duration::ZERO), NOW), Opening::Stale);
+        assert_eq!(beliefs.open(FILE, stamp(2, Duration::ZERO), NOW), Opening::Unknown);
+        // What it has been told since then is no older than it says.
+        beliefs.told(FILE, stamp(2, Duration::ZERO));
+        assert_eq!(beliefs.open(FILE, stamp(2, Duration::ZERO), NOW), known(false));
+    }
+
+    #[test]
+    fn a_file_of_which_nothing_is_believed_is_opened_at_once() {
+        let beliefs = Beliefs::default();
+        beliefs.ask_for(FILE);
+        assert_eq!(beliefs.told(FILE, old(1)), Duration::ZERO);
+        assert_eq!(beliefs.open(FILE, old(2), NOW), known(false));
+        assert_eq!(beliefs.open(FILE, old(2), NOW), known(true));
+        assert_eq!(beliefs.open(FILE, stamp(3, Duration::ZERO), NOW), known(false));
     }
 
     #[test]

@@ -12,7 +12,9 @@ use std::ffi::CStr;
 use std::io;
 use std::time::{Duration, SystemTime};
 
-use fuse_backend_rs::abi::fuse_abi::{CreateIn, FsOptions, OpenOptions, stat64, statvfs64};
+use fuse_backend_rs::abi::fuse_abi::{
+    CreateIn, FsOptions, OpenOptions, ROOT_ID, stat64, statvfs64,
+};
 use fuse_backend_rs::api::filesystem::{
     Context, DirEntry, Entry, FileSystem, GetxattrReply, ListxattrReply, SetattrValid,
     ZeroCopyReader, ZeroCopyWriter,
@@ -42,14 +44,25 @@ impl CloseToOpen {
 
     /// How long the guest may believe what it is about to be told.
     fn age(&self, inode: Inode, attributes: &stat64) -> Duration {
-        let is_file = attributes.st_mode & libc::S_IFMT == libc::S_IFREG;
-        if is_file { self.beliefs.told(inode, Stamp::of(attributes)) } else { MAX_AGE }
+        if is_file(attributes) { self.beliefs.told(inode, Stamp::of(attributes)) } else { MAX_AGE }
+    }
+
+    fn told_below(&self, parent: Inode, entry: Entry) -> Entry {
+        // A share that is a file is mounted by itself, and opened there without being looked up.
+        if parent == ROOT_ID && is_file(&entry.attr) {
+            self.beliefs.ask_for(entry.inode);
+        }
+        self.told(entry)
     }
 
     fn told(&self, entry: Entry) -> Entry {
         let attr_timeout = self.age(entry.inode, &entry.attr);
         Entry { attr_timeout, ..entry }
     }
+}
+
+fn is_file(attributes: &stat64) -> bool {
+    attributes.st_mode & libc::S_IFMT == libc::S_IFREG
 }
 
 /// What the library does as it is.
@@ -106,11 +119,15 @@ impl FileSystem for CloseToOpen {
     }
 
     with_attributes! {
-        fn lookup(parent: Inode, name: &CStr);
         fn symlink(target: &CStr, parent: Inode, name: &CStr);
         fn mknod(parent: Inode, name: &CStr, mode: u32, device: u32, umask: u32);
         fn mkdir(parent: Inode, name: &CStr, mode: u32, umask: u32);
         fn link(inode: Inode, parent: Inode, name: &CStr);
+    }
+
+    fn lookup(&self, context: &Context, parent: Inode, name: &CStr) -> io::Result<Entry> {
+        let entry = self.files.lookup(context, parent, name)?;
+        Ok(self.told_below(parent, entry))
     }
 
     fn init(&self, capable: FsOptions) -> io::Result<FsOptions> {
@@ -238,7 +255,7 @@ impl FileSystem for CloseToOpen {
         add_entry: &mut dyn FnMut(DirEntry, Entry) -> io::Result<usize>,
     ) -> io::Result<()> {
         self.files.readdirplus(context, inode, handle, size, offset, &mut |directory, entry| {
-            let added = add_entry(directory, self.told(entry));
+            let added = add_entry(directory, self.told_below(inode, entry));
             if !matches!(added, Ok(1..)) {
                 self.beliefs.forget(entry.inode);
             }
