@@ -16,7 +16,7 @@ use crate::settings::Settings;
 use crate::shares::{Share, ShareError};
 use crate::signals::Signals;
 use crate::state::record::{Id, Record};
-use crate::state::{Entry, Root, StateError};
+use crate::state::{Root, StateError};
 use crate::storage;
 use crate::template::{self, TemplateError};
 use crate::terminal::{self, Raw};
@@ -140,13 +140,14 @@ pub(crate) fn run(
     }
 }
 
-/// Shows `what` the container in `entry`, to have files carried. One that has ended is given a VM for that, in
+/// Shows `what` the container called `name`, to have files carried. One that has ended is given a VM for that, in
 /// which nothing of it runs.
 pub(crate) fn visit<T>(
     settings: &Settings,
-    entry: Entry,
+    name: &str,
     what: impl FnOnce(&Visited) -> Result<T, Failure>,
 ) -> Result<T, Failure> {
+    let entry = Root::open(&settings.root)?.find(name)?;
     if entry.alive || entry.record.as_ref().is_ok_and(|record| record.wishes.is_none()) {
         return what(&Visited::new(entry)?);
     }

@@ -271,7 +271,7 @@ impl Vm {
         self.order(Order::Capture)
     }
 
-    /// Has it write down what its guest has written to, which ends it.
+    /// Has it write down what its guest has touched, which ends it.
     pub(crate) fn record(&self) -> io::Result<()> {
         self.order(Order::Record)
     }

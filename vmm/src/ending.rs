@@ -21,7 +21,7 @@ pub enum Cause {
     OwnerGone,
     /// The owner ordered the machine to be saved, which is the end of this one.
     CaptureOrdered,
-    /// The owner ordered that it be written down what the guest has written to, which is the end of it.
+    /// The owner ordered that it be written down what the guest has touched, which is the end of it.
     RecordOrdered,
     /// The VMM itself failed, and at what.
     Failed(String),

@@ -371,7 +371,7 @@ pub enum Ending {
     OwnerGone,
     /// It was saved, as it was ordered.
     Captured,
-    /// It was written down what the guest wrote to, as it was ordered.
+    /// It was written down what the guest touched, as it was ordered.
     Recorded,
     /// The guest's kernel panicked.
     Panicked {

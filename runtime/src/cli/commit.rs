@@ -10,7 +10,6 @@ use crate::exit::Failure;
 use crate::files::{self, CopyError};
 use crate::run;
 use crate::settings::Settings;
-use crate::state::Root;
 use crate::state::record::now;
 use crate::visit::Visited;
 
@@ -44,8 +43,7 @@ impl Commit {
         let store = Store::open(&settings.store)?;
         // Judged before anything is read.
         self.image.as_deref().map(str::parse::<image::Reference>).transpose()?;
-        let entry = Root::open(&settings.root)?.find(&self.name)?;
-        let image = run::visit(settings, entry, |container| self.commit(&store, container))?;
+        let image = run::visit(settings, &self.name, |container| self.commit(&store, container))?;
         println!("{}", image.id);
         Ok(0)
     }

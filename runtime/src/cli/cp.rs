@@ -7,7 +7,6 @@ use crate::exit::Failure;
 use crate::files::{self, End, Manner};
 use crate::run;
 use crate::settings::Settings;
-use crate::state::Root;
 
 #[derive(Args, Debug)]
 pub(super) struct Cp {
@@ -43,27 +42,26 @@ enum CpError {
 impl Cp {
     pub(super) fn call(self, settings: &Settings) -> Result<u8, Failure> {
         let manner = Manner { archive: self.archive, follow: self.follow_link };
-        let root = Root::open(&settings.root)?;
         match (End::from(self.from.as_str()), End::from(self.to.as_str())) {
             (End::Container { .. }, End::Container { .. }) => Err(CpError::Containers)?,
             (End::Container { name, path }, End::Host(to)) => {
-                run::visit(settings, root.find(&name)?, |container| {
+                run::visit(settings, &name, |container| {
                     Ok(files::from_container(container, &path, &to, manner)?)
                 })?;
             }
             (End::Container { name, path }, End::Stream) => {
                 let stdout = unless_terminal()?;
-                run::visit(settings, root.find(&name)?, |container| {
+                run::visit(settings, &name, |container| {
                     Ok(files::to_tar(container, &path, stdout, manner)?)
                 })?;
             }
             (End::Host(from), End::Container { name, path }) => {
-                run::visit(settings, root.find(&name)?, |container| {
+                run::visit(settings, &name, |container| {
                     Ok(files::into_container(container, &from, &path, manner)?)
                 })?;
             }
             (End::Stream, End::Container { name, path }) => {
-                run::visit(settings, root.find(&name)?, |container| {
+                run::visit(settings, &name, |container| {
                     Ok(files::from_tar(container, io::stdin().lock(), &path)?)
                 })?;
             }

@@ -9,7 +9,6 @@ use crate::exit::Failure;
 use crate::files::{self, CopyError};
 use crate::run;
 use crate::settings::Settings;
-use crate::state::Root;
 use crate::visit::Visited;
 
 #[derive(Args, Debug)]
@@ -23,8 +22,7 @@ pub(super) struct Diff {
 
 impl Diff {
     pub(super) fn call(self, settings: &Settings) -> Result<u8, Failure> {
-        let entry = Root::open(&settings.root)?.find(&self.name)?;
-        run::visit(settings, entry, |container| self.print(container))?;
+        run::visit(settings, &self.name, |container| self.print(container))?;
         Ok(0)
     }
 

@@ -10,7 +10,6 @@ use crate::exit::Failure;
 use crate::files::{self, CopyError, Naming};
 use crate::run;
 use crate::settings::Settings;
-use crate::state::Root;
 use crate::visit::Visited;
 
 #[derive(Args, Debug)]
@@ -24,8 +23,7 @@ pub(super) struct Export {
 
 impl Export {
     pub(super) fn call(self, settings: &Settings) -> Result<u8, Failure> {
-        let entry = Root::open(&settings.root)?.find(&self.name)?;
-        run::visit(settings, entry, |container| match &self.output {
+        run::visit(settings, &self.name, |container| match &self.output {
             None => write(container, &mut unless_terminal()?),
             Some(path) => {
                 let host = |source| CopyError::Host { path: path.clone(), source };

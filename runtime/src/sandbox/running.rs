@@ -95,8 +95,9 @@ impl Running {
         timeline: &Timeline,
         what: impl FnOnce(&Visited) -> T,
     ) -> Result<T, AttendError> {
-        let (orders, dir) = (self.orders()?, self.another_dir()?);
-        let visited = Visited::of(self.another_dir()?, self.record.clone());
+        let orders = self.orders()?;
+        let io = |source| StateError::Io { path: self.claim.dir.path().to_owned(), source };
+        let visited = Visited::of(self.claim.dir.another().map_err(io)?, self.record.clone());
         let mut seen = None;
         let created = || {
             seen = Some(what(&visited));
@@ -107,7 +108,6 @@ impl Running {
         let awaited = Awaited { orders: &orders, caller: None, created: Box::new(created) };
         let nothing = File::options().write(true).open("/dev/null").map_err(AttendError::Relay)?;
         let end = self.see_through(Front::Log(nothing), signals, timeline, Some(awaited), || ());
-        dir.remove_sockets()?;
         match (end, seen) {
             (Ok(_), Some(seen)) => Ok(seen),
             (Err(error), _) => Err(error),
@@ -120,11 +120,6 @@ impl Running {
             let path = self.claim.dir.path().join("orders.sock");
             AttendError::State(StateError::Io { path, source })
         })
-    }
-
-    fn another_dir(&self) -> Result<Dir, AttendError> {
-        let io = |source| StateError::Io { path: self.claim.dir.path().to_owned(), source };
-        Ok(self.claim.dir.another().map_err(io)?)
     }
 
     fn see_through(
